@@ -1,34 +1,57 @@
 # Everything a fresh machine needs: Python 3.10-3.12, gcc and make. `make help` lists the targets.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.10 python3))
 EXTRAS ?= dev
+SCALE ?= laptop
+SPEC ?= table-mtp-1
 VENV := .venv
 BIN := $(VENV)/bin
-SCALE ?= laptop
+UV := $(VENV)/.uv/bin/uv
 STAMP := $(VENV)/.installed-$(EXTRAS)
 export UV_PYTHON_DOWNLOADS = never
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup lock
+.PHONY: help setup reproduce test test-all check bench board lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
 
-# uv is bootstrapped through pip into its own folder, so that it never meets the locked packages.
-$(VENV)/.uv/bin/uv:
+reproduce: reproduce-$(SPEC)  ## train and compare on the embedded corpus: the first table (SPEC=table-mtp-1 SCALE=laptop)
+
+reproduce-%: $(STAMP)  ## one table or figure of a paper: make reproduce-table-mtp-1 SCALE=desk
+	@$(BIN)/python -m benchmarks.run $* --scale $(SCALE)
+
+test: $(STAMP)  ## the test suite
+	@$(BIN)/python -m pytest -q --durations=10 tests
+
+test-all: $(STAMP)  ## the test suite and the slow tests: every recipe starts, the README's commands run
+	@$(BIN)/python -m pytest -q --durations=10 --slow tests
+
+check: $(STAMP)  ## lint, tests
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(MAKE) --no-print-directory test
+
+bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, about ten minutes)
+	@$(BIN)/python -m benchmarks.bench
+
+board: $(STAMP)  ## TensorBoard over all runs
+	@$(BIN)/tensorboard --logdir runs
+
+# uv is bootstrapped through pip into a folder of its own, so that it never meets the locked packages.
+$(UV):
 	@echo "== creating $(VENV) with $(PYTHON)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else "zoo needs Python 3.10-3.12, but $(PYTHON) is %d.%d: run make PYTHON=/path/to/python3.11" % v)'
 	@$(PYTHON) -m venv $(VENV)/.uv
 	@$(VENV)/.uv/bin/pip install -q --disable-pip-version-check 'uv>=0.9'
 
-$(STAMP): pyproject.toml requirements.lock | $(VENV)/.uv/bin/uv
-	@test -x $(BIN)/python || $(VENV)/.uv/bin/uv venv -q --allow-existing --python $(PYTHON) $(VENV)
-	@echo "== installing the locked packages (about 7 GB the first time, a minute or two)"
-	@$(VENV)/.uv/bin/uv pip install -q --python $(BIN)/python --constraint requirements.lock 'setuptools>=77'
-	$(VENV)/.uv/bin/uv pip install --python $(BIN)/python --constraint requirements.lock --no-build-isolation-package zoo -e '.[$(EXTRAS)]' 2>&1 | grep -vE '^ [+] '
+# Versions come from the lock, packages from pyproject.toml and EXTRAS; the stamp makes sure it is done once.
+$(STAMP): pyproject.toml requirements.lock | $(UV)
+	@test -x $(BIN)/python || $(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
+	@echo "== installing the locked packages (7.7 GB the first time, a minute or two)"
+	@$(UV) pip install -q --python $(BIN)/python --constraint requirements.lock 'setuptools>=77'
+	@$(UV) pip install --python $(BIN)/python --constraint requirements.lock --no-build-isolation-package zoo -e '.[$(EXTRAS)]'
 	@touch $@
 
-setup: $(STAMP)  ## create .venv from requirements.lock (once)
+setup: $(STAMP)  ## create .venv from requirements.lock (once; the other targets do it too)
 
-lock: | $(VENV)/.uv/bin/uv  ## resolve requirements.lock anew, all extras in one resolution
-	$(VENV)/.uv/bin/uv pip compile -q --universal --python-version 3.10 --all-extras --no-header --no-annotate pyproject.toml -o requirements.lock
+lock: | $(UV)  ## resolve requirements.lock anew: all extras in one resolution, one version of each for Python 3.10-3.12
+	$(UV) pip compile -q --universal --python-version 3.10 --fork-strategy fewest --all-extras --no-header --no-annotate pyproject.toml -o requirements.lock

@@ -1,0 +1,143 @@
+"""A record is one JSON file per run, written once, whole, and never changed.
+
+Two places: what a user's own smoke and laptop runs leave lies under runs/records (ignored by git); the results of the other scales
+lie under benchmarks/results and are committed. The file is <place>/<recipe>/<run>-<hash>-s<seed>.json, the hash that of configuration,
+data fingerprint and seed. A repetition goes beside it as ….2.json, ….3.json; readers take the newest that is ok.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.spec import ROOT
+
+OWN_SCALES = ("smoke", "laptop")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run was and what it measured. A failed run has an error sentence and may lack the rest."""
+
+    recipe: str
+    run: str  # the row's name
+    scale: str
+    seed: int
+    key: str  # of the configuration as written, seed included: known before the run
+    command: str
+    status: Literal["ok", "failed"]
+    date: str  # UTC
+    error: str = ""
+    config: dict[str, Any] = field(default_factory=dict)  # resolved: defaults and links filled in
+    data: dict[str, str] = field(default_factory=dict)  # description, fingerprint
+    commit: str | None = None
+    dirty: bool = False  # zoo/ or recipes/ differed from the commit
+    code: dict[str, str] = field(default_factory=dict)  # file under zoo/ -> hash, of the modules that were imported
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    parameters: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    peak_memory_mib: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def value(self, key: str) -> float | None:
+        """A metric by its logged name, or a measured number by its field's name; None when this run has none."""
+        if key in ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "peak_memory_mib"):
+            return getattr(self, key)
+        return self.metrics.get(key)
+
+
+def identity(config: dict) -> str:
+    """The key of a layered configuration (seed included), whatever the order of its keys: 12 hex digits."""
+    return _digest(json.dumps(config, sort_keys=True, default=str))
+
+
+def folder(scale: str) -> Path:
+    """Where records of this scale live."""
+    return ROOT / "runs" / "records" if scale in OWN_SCALES else ROOT / "benchmarks" / "results"
+
+
+def save(record: Record, place: Path) -> Path:
+    """Write the record under `place`; the file appears whole or not at all, and replaces nothing."""
+    home = place / record.recipe
+    home.mkdir(parents=True, exist_ok=True)
+    stem = f"{record.run}-{_digest(record.key + record.data.get('fingerprint', ''))}-s{record.seed}"
+    handle, draft = tempfile.mkstemp(dir=home, prefix=".", suffix=".draft")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(asdict(record), file, indent=1, sort_keys=True, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        for again in range(1, sys.maxsize):
+            path = home / (f"{stem}.json" if again == 1 else f"{stem}.{again}.json")
+            try:
+                os.link(draft, path)  # unlike a rename, fails when the name is taken
+                return path
+            except FileExistsError:
+                continue
+    finally:
+        os.unlink(draft)
+
+
+def load(place: Path) -> tuple[list[Record], list[str]]:
+    """All records under `place`, oldest first, and one sentence for each file that is none."""
+    records, complaints = [], []
+    known = {f.name for f in fields(Record)}
+    for path in sorted(place.rglob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            records.append(Record(**{key: value for key, value in content.items() if key in known}))
+        except (ValueError, TypeError, AttributeError) as error:
+            name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+            complaints.append(f"{name} is not a readable record ({error}): delete it, or restore it from git, and run again.")
+    return sorted(records, key=lambda r: r.date), complaints
+
+
+def finished(records: Iterable[Record]) -> dict[str, Record]:
+    """The newest ok record of each key."""
+    return {r.key: r for r in sorted(records, key=lambda r: r.date) if r.status == "ok"}
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, dirty flag, imported code, versions and date, as a record wants them."""
+    packages = ("torch", "lightning", "numpy", "tokenizers")
+    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
+    return {
+        "commit": _git("rev-parse", "HEAD") or None,
+        "dirty": bool(_git("status", "--porcelain", "--", "zoo", "recipes")),
+        "code": imported_code(),
+        "versions": {"python": platform.python_version(), **installed},
+        "date": datetime.now(timezone.utc).isoformat(timespec="microseconds"),
+    }
+
+
+def imported_code() -> dict[str, str]:
+    """File under the repository -> hash of its text, for every module of `zoo` that is imported."""
+    sources = (getattr(m, "__file__", None) for name, m in list(sys.modules.items()) if name.split(".")[0] == "zoo")
+    files = sorted({Path(source).resolve() for source in sources if source})
+    return {os.path.relpath(path, ROOT): _digest(path.read_bytes()) for path in files}
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
+
+
+def _git(*words: str) -> str:
+    """What git prints; nothing outside a clone, or on a machine without git."""
+    try:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

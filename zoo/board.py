@@ -1,0 +1,186 @@
+"""What a run shows of itself: TensorBoard scalars, layout and samples, one line per log step, and its own measurements."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo.generate import generate
+from zoo.optim import gradient_norm
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Highest memory so far: allocated on a GPU, resident of the process elsewhere. MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def training_flops(make_net, batch: dict[str, torch.Tensor]) -> int:
+    """Floating-point operations of one forward and backward of `batch`, counted by running them on the meta device."""
+    with torch.device("meta"):
+        net = make_net()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.device("meta"):
+        net({name: torch.empty_like(x, device="meta") for name, x in batch.items()})["loss"].backward()
+    return counter.get_total_flops()
+
+
+class Meter(L.Callback):
+    """Measures tokens/s, FLOP/s and peak memory; leaves the sums in `module.measured` for the benchmark runner."""
+
+    def on_fit_start(self, trainer, module) -> None:
+        self.micro_steps = self.seconds = 0
+        self.flops = None
+        module.measured = {"parameters": sum(p.numel() for p in module.net.parameters())}
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if self.flops is None:
+            self.tokens = batch["tokens"].shape[0] * module.context
+            self.flops = training_flops(lambda: module._make_net(module.vocab, module.context), batch)
+            self.start = batch_idx
+        self.clock = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if self.start + 2 > batch_idx:
+            return  # the first steps pay for allocations and kernels
+        log = trainer._logger_connector.should_update_logs
+        if log and module.device.type == "cuda":
+            torch.cuda.synchronize()  # kernels run behind the clock otherwise
+        self.seconds += time.perf_counter() - self.clock
+        self.micro_steps += 1
+        rate = self.micro_steps * self.tokens * trainer.world_size / self.seconds
+        module.measured |= {
+            "tokens": (batch_idx + 1) * self.tokens * trainer.world_size,
+            "seconds": self.seconds,
+            "tokens_per_second": rate,
+            "flops": self.flops * (batch_idx + 1) * trainer.world_size,
+            "peak_memory_mib": peak_memory_mib(module.device),
+        }
+        if log:
+            module.log("speed/tokens_per_second", rate)
+            module.log("speed/flop_per_second", rate / self.tokens * self.flops)
+            module.log("speed/peak_memory_mib", module.measured["peak_memory_mib"])
+
+
+class Board(L.Callback):
+    """TensorBoard: learning rate, gradient norm, a layout that overlays the heads, text samples at validation.
+
+    Args:
+        prompts: continued greedily at each validation.
+        sample_tokens: length of a continuation.
+    """
+
+    def __init__(
+        self,
+        prompts: tuple[str, ...] = ("def __init__(self, ", "import numpy as np\n", "The function returns "),
+        sample_tokens: int = 48,
+    ):
+        self.prompts, self.sample_tokens = prompts, sample_tokens
+
+    def on_fit_start(self, trainer, module) -> None:
+        self.laid_out = False
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        if trainer._logger_connector.should_update_logs:
+            norm = gradient_norm(list(module.parameters()))
+            module.log("optim/gradient_norm", norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+            module.log("optim/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_validation_epoch_end(self, trainer, module) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger) and not trainer.sanity_checking and trainer.is_global_zero:
+            if not self.laid_out:
+                self._lay_out(trainer)
+            self._sample(trainer, module)
+
+    def _lay_out(self, trainer) -> None:
+        names = sorted({k.split("/", 1)[1] for k in trainer.callback_metrics if k.startswith("val/")})
+        parts = [n for n in names if n not in ("loss", "bits_per_byte")]
+        both = lambda name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]]  # noqa: E731
+        layout = {
+            "Nats per token": {name: both(name) for name in ["loss", *parts]},
+            "Heads": {stage: ["Multiline", [f"^{stage}/{name}$" for name in parts]] for stage in ("train", "val")},
+            "Optimization": {n: ["Multiline", [f"optim/{n}"]] for n in ("learning_rate", "gradient_norm")},
+            "Speed": {n: ["Multiline", [f"speed/{n}"]] for n in ("tokens_per_second", "flop_per_second", "peak_memory_mib")},
+        }
+        trainer.logger.experiment.add_custom_scalars(layout)
+        self.laid_out = True
+
+    def _sample(self, trainer, module) -> None:
+        net, data = module.net, trainer.datamodule
+        if not hasattr(net, "next") or any(hasattr(p, "full_tensor") for p in net.parameters()):
+            return  # a sharded net answers to forward alone
+        for i, prompt in enumerate(self.prompts):
+            text = data.decode(generate_ids(net, data.encode(prompt), self.sample_tokens))
+            trainer.logger.experiment.add_text(f"sample/{i}", f"```\n{text}\n```", trainer.global_step)
+
+
+def generate_ids(net: nn.Module, prompt: list[int], count: int) -> list[int]:
+    """Greedy continuation of one prompt, prompt included."""
+    device = next(net.parameters()).device
+    return generate(net, torch.tensor([prompt], device=device), count, temperature=0.0)[0].tolist()
+
+
+class Lines(ProgressBar):
+    """One line per log step, for logs and pipes: step, loss, bits per byte, speed, time to go."""
+
+    def on_train_start(self, trainer, module) -> None:
+        self.started, self.first = time.perf_counter(), trainer.global_step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        step, last = trainer.global_step, trainer.max_steps
+        if step == self.first or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if step % trainer.log_every_n_steps == 0 or step == last:
+            spent = time.perf_counter() - self.started
+            rate = getattr(module, "measured", {}).get("tokens_per_second", 0.0)
+            left = spent / (step - self.first) * max(0, last - step)
+            loss = float(trainer.callback_metrics.get("train/next", outputs["loss"]))
+            print(f"step {step}/{last}  next-token loss {loss:.3f}  {rate:,.0f} tokens/s  {spent:.0f} s, {left:.0f} s to go", flush=True)
+
+    def on_validation_end(self, trainer, module) -> None:
+        self._show(trainer, "val")
+
+    def on_test_end(self, trainer, module) -> None:
+        self._show(trainer, "test")
+
+    def _show(self, trainer, stage: str) -> None:
+        if not trainer.sanity_checking and trainer.is_global_zero:
+            shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")}
+            print("  ".join(f"{k} {v:.4f}" for k, v in shown.items()), flush=True)
+
+
+def progress() -> ProgressBar:
+    """A bar on a terminal, lines elsewhere (a bar prints nothing useful into a file)."""
+    return TQDMProgressBar(refresh_rate=1) if sys.stdout.isatty() else Lines()
+
+
+class Export(L.Callback):
+    """Leaves `<run folder>/pretrained` at the end of a fit: weights, configuration and tokenizer, for generate and reuse."""
+
+    def on_fit_end(self, trainer, module) -> None:
+        if trainer.log_dir is None or trainer.fast_dev_run:
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        from zoo.pretrained import save_pretrained
+
+        net = module.net
+        if any(hasattr(p, "full_tensor") for p in net.parameters()):  # sharded: every process takes part in the gathering
+            state = get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+            net = module._make_net(module.vocab, module.context)
+            if trainer.is_global_zero:
+                net.load_state_dict(state)
+        if trainer.is_global_zero:
+            folder = Path(trainer.log_dir) / "pretrained"
+            save_pretrained(net, folder)
+            trainer.datamodule.save_tokenizer(folder / "tokenizer")
+            print(f"saved {folder}", flush=True)

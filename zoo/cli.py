@@ -1,0 +1,235 @@
+"""The command line: `zoo fit|validate|test|predict` are LightningCLI's, `zoo prepare|generate` are ours."""
+
+import argparse
+import difflib
+import errno
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from zoo.board import Board, Export, Meter, progress
+
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # else `${data…}` is not found under a subcommand
+
+
+class Parser(LightningArgumentParser):
+    """Ends a wrong command line with one sentence that names the key and the nearest right one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        print(f"zoo: {one_sentence(str(message))}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class PreparingTrainer(Trainer):
+    """Lightning's Trainer, which can also only prepare the data."""
+
+    def prepare(self, model: LightningModule, datamodule: LightningDataModule) -> None:
+        """Build the tokenizer and the token store of a recipe, and stop."""
+        datamodule.prepare_data()
+
+
+class ZooCLI(LightningCLI):
+    """LightningCLI with links between model and data, our callbacks, and the two checkpoints every run keeps."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Meter, "meter")
+        parser.add_lightning_class_args(Board, "board")
+        parser.add_lightning_class_args(Export, "export")
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.set_defaults(
+            {
+                "best.filename": "best",
+                "best.monitor": "val/bits_per_byte",
+                "best.enable_version_counter": False,
+                "last.filename": "last",
+                "last.every_n_train_steps": 1000,
+                "last.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments("data.vocab", "model.init_args.vocab", apply_on="instantiate")
+        parser.link_arguments("data.init_args.context", "model.init_args.context")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+
+    def before_fit(self) -> None:
+        """Fill the hparams tab of TensorBoard (it stays empty unless a metric is named at the start)."""
+        self._dump_config()
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(flat(self.config_dump), {"val/bits_per_byte": float("nan")})
+        print(f"run folder: {self.trainer.log_dir}", flush=True)
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:
+    """A nested configuration as dotted keys and plain values; None and empty values are left out."""
+    rows = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{key}.")
+        elif value not in (None, [], {}):
+            rows[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return rows
+
+
+def lightning_main(args: list[str]) -> ZooCLI:
+    """Run one LightningCLI command given as a list of words; returns the CLI with its trainer, model and datamodule."""
+    check_top_level_keys(args)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device listings and tips
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches come from memory: 0 is fastest
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    return ZooCLI(
+        LightningModule,
+        LightningDataModule,
+        trainer_class=PreparingTrainer,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=Parser,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        trainer_defaults={
+            "use_distributed_sampler": False,  # our loaders share the order out themselves
+            "enable_model_summary": False,
+            "enable_autolog_hparams": False,  # before_fit logs the whole configuration
+            "callbacks": [progress()],
+        },
+        args=args,
+    )
+
+
+# -- one sentence for every wrong command line ---------------------------------------------------------------------
+def config_files(args: list[str]) -> list[Path]:
+    pairs = zip(args, args[1:], strict=False)
+    spaced = [b for a, b in pairs if a in ("-c", "--config")]
+    return [Path(p) for p in spaced + [a.split("=", 1)[1] for a in args if a.startswith(("--config=", "-c="))]]
+
+
+def check_top_level_keys(args: list[str]) -> None:
+    """jsonargparse ignores an unknown top-level key of a file; a misspelt section must not be."""
+    known = ["seed_everything", "trainer", "model", "data", "meter", "board", "export", "best", "last", "ckpt_path", "weights_only",
+             "verbose", "return_predictions", "config"]  # fmt: skip
+    for path in config_files(args):
+        if path.is_file():
+            for key in yaml.safe_load(path.read_text()) or {}:
+                if key not in known:
+                    raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; the keys here are {', '.join(sorted(set(known))[:30])}."
+
+
+def one_sentence(message: str) -> str:
+    """The root cause in a jsonargparse message; a key that is not accepted gets the nearest one that is."""
+    wrong = re.search(r"(?:Option|option|Key|arguments:) ['\"]?-*([\w.]+)", message)
+    if wrong and re.search("not accept|unrecognized", message):
+        key = wrong[1].split(".")[-1]
+        return f"unknown key {wrong[1]!r}{did_you_mean(key, named_parameters())}"
+    missing = re.search(r"File does not exist: '([^']+)'", message)
+    if missing:
+        return f"there is no configuration file {missing[1]}; recipes are under recipes/, scales under recipes/scales/."
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    cause = [line for line in lines if re.search("has no attribute|No module named|Expected a|did not find|Problems", line)]
+    head = lines[0] if lines[0].startswith("Parser key") and cause[:1] != lines[:1] else ""
+    return " ".join([head, *(cause[:1] or lines)]).strip()
+
+
+def named_parameters() -> list[str]:
+    """Names of the parameters of every class that this command line names, and of the Trainer."""
+    text = " ".join(sys.argv + _last_args + [p.read_text() for p in config_files(_last_args) if p.is_file()])
+    names = list(inspect.signature(Trainer.__init__).parameters)
+    for path in set(re.findall(r"[\w.]+\.[A-Z]\w+", text)):
+        module, _, cls = path.rpartition(".")
+        found = getattr(sys.modules.get(module), cls, None)
+        names += list(inspect.signature(found).parameters) if inspect.isclass(found) else []
+    return [n for n in dict.fromkeys(names) if n not in ("self", "net", "args", "kwargs")]
+
+
+_last_args: list[str] = []
+
+
+# -- our own verbs -------------------------------------------------------------------------------------------------
+def generate_main(args: list[str]) -> None:
+    """`zoo generate FOLDER --prompt …`: continue a prompt with a saved net."""
+    parser = argparse.ArgumentParser("zoo generate", description="Continue a prompt with a net saved by save_pretrained.")
+    parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
+    parser.add_argument("--prompt", default="def ", help="text to continue")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to add")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token")
+    parser.add_argument("--top_k", type=int, default=None, help="sample among the k most likely")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(args)
+
+    import torch
+
+    from zoo.data.tokenizer import load_tokenizer
+    from zoo.generate import generate
+    from zoo.pretrained import from_pretrained
+
+    net = from_pretrained(given.folder)
+    tokenizer = load_tokenizer(str(Path(given.folder) / "tokenizer"))
+    prompt = torch.tensor([tokenizer.encode(given.prompt) or [tokenizer.eos]])
+    random = torch.Generator().manual_seed(given.seed)
+    tokens = generate(net, prompt, given.tokens, given.temperature, given.top_k, random)[0].tolist()
+    if tokenizer.eos in tokens[prompt.shape[1] :]:
+        tokens = tokens[: tokens.index(tokenizer.eos, prompt.shape[1])]
+    print(tokenizer.decode(tokens))
+
+
+VERBS = {"generate": generate_main}
+USAGE = """usage: zoo VERB …
+  fit | validate | test | predict   LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value
+  prepare                           build the token store of a recipe (fit does it too, when it is missing)
+  generate FOLDER                   continue a prompt with a saved net
+`zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run."""
+
+
+def main(args: list[str] | None = None) -> ZooCLI | None:
+    """Run `zoo` with these words (default: the command line). A failure ends with one sentence and exit code 1 or 2.
+
+    ZOO_TRACEBACK=1 shows the whole traceback instead.
+    """
+    global _last_args
+    args = list(sys.argv[1:] if args is None else args)
+    _last_args = args
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return None
+    if args[0] not in {**ZooCLI.subcommands(), **VERBS}:
+        sys.exit(f"zoo: there is no verb {args[0]!r}{did_you_mean(args[0], [*ZooCLI.subcommands(), *VERBS])}")
+    try:
+        return VERBS[args[0]](args[1:]) if args[0] in VERBS else lightning_main(args)
+    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
+        if os.environ.get("ZOO_TRACEBACK"):
+            raise
+        sys.exit(f"zoo: {explain(error)}")
+
+
+def explain(error: Exception) -> str:
+    """One sentence for a failure that a user can mend."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            f"no space is left on the disk of {error.filename or 'the run folder'}; free some and resume with --ckpt_path=<run "
+            "folder>/checkpoints/last.ckpt (what was written before is intact)."
+        )
+    text = " ".join(str(error).split())
+    own = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
+    return text if own else f"{text} (ZOO_TRACEBACK=1 shows where)"

@@ -1,0 +1,116 @@
+"""The LightningModule of every token net: next-token, MTP, and whatever follows the same interface."""
+
+import math
+from collections.abc import Callable
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zoo.optim import AdamW, schedule
+from zoo.shard import shard
+
+
+class LanguageModel(L.LightningModule):
+    """Trains a token net whose `forward` is its loss: `net(batch) -> {"loss", "parts": {name: (sum, count)}}`.
+
+    Args:
+        vocab: number of token ids; linked from the data.
+        context: tokens per window; linked from the data.
+        net: makes the network from (vocab, context), e.g. `zoo.mtp.MTP`.
+        optimizer: makes the optimizer from the network.
+        warmup: steps of linear warm-up (MTP Table S13: 2000).
+        floor: final learning rate over the peak (MTP Table S13: 0.03).
+        seed: seeds weights, order and dropout; linked from seed_everything.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        context: int,
+        net: Callable[[int, int], nn.Module],
+        optimizer: Callable[[nn.Module], Optimizer] = AdamW,
+        warmup: int = 2000,
+        floor: float = 0.03,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.vocab, self.context, self.seed = vocab, context, seed
+        self._make_net, self._make_optimizer = net, optimizer
+        self.warmup, self.floor = warmup, floor
+        self.net: nn.Module | None = None
+        self._finite: Tensor | None = None
+        self._totals: dict[str, Tensor] = {}
+
+    def configure_model(self) -> None:
+        if self.net is None:  # the hook may be called again at test time
+            torch.manual_seed(self.seed)  # every arm starts from the same stream, whatever ran before
+            self.net = self._make_net(self.vocab, self.context)
+            shard(self.net, self._device_mesh)
+
+    def configure_optimizers(self) -> dict:
+        total = int(self.trainer.estimated_stepping_batches)
+        return schedule(self._make_optimizer(self.net), self.warmup, total, self.floor)
+
+    # -- training -------------------------------------------------------------------------------------------------
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        # Dropout is a pure function of (seed, epoch, micro-step, rank): a resumed run draws what the lost one would have.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)
+        out = self.net(batch)
+        finite = torch.isfinite(out["loss"].detach())
+        self._finite = finite if self._finite is None else self._finite & finite
+        self.log("train/loss", out["loss"].detach())
+        for name, (total, count) in out["parts"].items():
+            self.log(f"train/{name}", total / count.clamp_min(1))
+        return out["loss"]
+
+    def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+        if self.device.type == "cpu" or self.trainer._logger_connector.should_update_logs:
+            self._refuse_nan()  # on a GPU the question is a synchronisation, so it is asked at log steps only
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self._refuse_nan()  # a checkpoint on disk is always one from before the loss was lost
+
+    def _refuse_nan(self) -> None:
+        if self._finite is not None and not bool(self._finite):
+            raise FloatingPointError(
+                f"The training loss became NaN or infinite by step {self.global_step}; the last checkpoint is from before: resume "
+                "from it with --ckpt_path and a lower learning rate (or --trainer.gradient_clip_val, or precision 32)."
+            )
+
+    # -- validation and test: sums and counts are added, never means of means -----------------------------------
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._count(batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._count(batch)
+
+    def _count(self, batch: dict[str, Tensor]) -> None:
+        parts = self.net(batch)["parts"]
+        for name, (total, count) in parts.items():
+            pair = torch.stack([torch.as_tensor(total), torch.as_tensor(count)]).detach().double()
+            self._totals[name] = self._totals.get(name, 0) + pair
+
+    def on_validation_epoch_start(self) -> None:
+        self._totals = {}
+
+    def on_test_epoch_start(self) -> None:
+        self._totals = {}
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_totals("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_totals("test")
+
+    def _log_totals(self, stage: str) -> None:
+        """Log nats per token of every part, their sum, and bits per byte of the next-token part."""
+        sums = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self._totals.items()}
+        text_bytes = sums.pop("bytes", None)
+        means = {name: float(total / count) for name, (total, count) in sums.items()}
+        if text_bytes is not None:
+            # nll of every counted target over the bytes of those targets; end tokens cost bits but hold no bytes
+            self.log(f"{stage}/bits_per_byte", float(sums["next"][0] / text_bytes[0] / math.log(2)), prog_bar=True)
+        self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()})
+        self.log(f"{stage}/loss", sum(means.values()))

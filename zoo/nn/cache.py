@@ -1,0 +1,116 @@
+"""Keys and values of earlier positions, preallocated, with a length per row."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """Keys and values of `layers` attention layers for up to `capacity` vectors per row.
+
+    Rows may differ in length. A ragged prompt is written padded on the right and cut back with `truncate`; rejected drafts are cut
+    back the same way; the accepted path of a draft tree is kept with `keep`. What lies beyond a row's length is never looked at.
+
+    lengths (B,) int64: vectors held per row. keys, values (layers, B, capacity, H, D/H).
+    """
+
+    def __init__(self, layers: int, batch_size: int, capacity: int, heads: int, head_dim: int,
+                 dtype: torch.dtype | None = None, device: torch.device | str | None = None):
+        # Zeros, not empty: a masked slot still meets a weight of 0 in the attention, and 0 * nan would be nan.
+        self.keys = torch.zeros(layers, batch_size, capacity, heads, head_dim, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=self.keys.device)
+        self.shortest = self.longest = 0  # of lengths, known to Python so that no step waits for the device
+        self._complete: list[float] = [float("inf")] * layers  # slots that a layer which sat out a step still has in full
+        self._appended: set[int] = set()
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+    def layer(self, index: int) -> "Layer":
+        """One layer's `append`, as an attention takes it."""
+        return Layer(self, index)
+
+    def positions(self, count: int) -> Tensor:
+        """Positions of the next `count` vectors: (count,) when all rows are equally long, else (B, count)."""
+        steps = torch.arange(count, device=self.lengths.device)
+        return steps + self.longest if self.shortest == self.longest else steps + self.lengths[:, None]
+
+    def visible(self, count: int, mask: Tensor | None = None) -> tuple[Tensor | None, bool]:
+        """What the next `count` vectors may look at: a bool mask (B or 1, 1, count, S) or None, and SDPA's causal flag.
+
+        mask (count, count) or (B, count, count) bool says which of the new vectors see each other, default causal. All see what is held.
+        """
+        device, held = self.lengths.device, self.longest
+        if mask is None and self.shortest == held:
+            if held == 0:
+                return None, True
+            if count == 1:
+                return None, False
+        if mask is None:
+            mask = torch.ones(count, count, dtype=torch.bool, device=device).tril()
+        mask = mask.view(-1, count, count)
+        lengths = self.lengths[:, None] if self.shortest < held else self.lengths[:1, None]
+        offset = torch.arange(held + count, device=device) - lengths  # (B or 1, S): slot relative to the first new one
+        rows = max(len(mask), len(offset))
+        index = offset.clamp(0, count - 1)[:, None].expand(rows, count, -1)
+        new = mask.expand(rows, -1, -1).gather(2, index) & ((offset >= 0) & (offset < count))[:, None]
+        return (new | (offset < 0)[:, None])[:, None], False
+
+    def advance(self, count: int) -> None:
+        """Count the `count` vectors per row that the layers have just appended as held."""
+        for index in range(len(self._complete)):
+            if index not in self._appended:
+                self._complete[index] = min(self._complete[index], self.shortest)
+        self._appended.clear()
+        self.lengths += count
+        self.shortest += count
+        self.longest += count
+
+    def truncate(self, lengths: int | Tensor) -> None:
+        """Forget what lies beyond `lengths`, one number or one per row (B,)."""
+        kept = torch.as_tensor(lengths, device=self.lengths.device).expand(len(self.lengths)).clone()
+        low, high, grown = torch.stack((kept.min(), kept.max(), (kept - self.lengths).max())).tolist()  # one wait for the device
+        if low < 0 or grown > 0:
+            raise ValueError(f"A cache can only be cut back: lengths {kept.tolist()} do not lie between 0 and {self.lengths.tolist()}.")
+        self.lengths, self.shortest, self.longest = kept, low, high
+
+    def keep(self, base: Tensor, nodes: Tensor) -> None:
+        """Keep only the path `nodes` (B, m) of a draft tree whose first node sits in slot `base` (B,) of each row, in path order.
+
+        The rows end with base + m vectors each; where the accepted paths differ in length, pad `nodes` and `truncate` afterwards.
+        """
+        rows = torch.arange(len(base), device=base.device)[:, None]
+        source, target = base[:, None] + nodes, base[:, None] + torch.arange(nodes.shape[1], device=base.device)
+        for store in (self.keys, self.values):
+            store[:, rows, target] = store[:, rows, source]  # the right side is a copy, so paths may overlap
+        self.truncate(base + nodes.shape[1])
+
+
+class Layer(NamedTuple):
+    """One layer of a cache."""
+
+    cache: Cache
+    index: int
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (B, T, H, D/H) behind each row's own; returns all that is held (B, S, H, D/H)."""
+        cache, index, held, count = self.cache, self.index, self.cache.longest, k.shape[1]
+        if held + count > cache.capacity:
+            raise ValueError(f"The cache holds {cache.capacity} positions and {held + count} are needed: make it with capacity={held + count}.")
+        if cache._complete[index] < held:
+            raise ValueError(f"Layer {index} of the cache sat out earlier steps: ask for the same number of heads from the first step on.")
+        cache._complete[index] = float("inf")
+        cache._appended.add(index)
+        keys, values = cache.keys[index], cache.values[index]
+        if cache.shortest == held:
+            keys[:, held:held + count] = k
+            values[:, held:held + count] = v
+        else:
+            rows = torch.arange(len(k), device=k.device)[:, None]
+            slots = cache.lengths[:, None] + torch.arange(count, device=k.device)
+            keys[rows, slots] = k.to(keys.dtype)
+            values[rows, slots] = v.to(values.dtype)
+        return keys[:, :held + count], values[:, :held + count]
