@@ -1,6 +1,6 @@
 """`python -m benchmarks.bench [--quick]`: our speed and memory beside their anchors, each against its target.
 
-The measuring is in bench_nets.py and bench_data.py; each `main(quick)` returns rows {name, ours, anchor, ratio, target, unit, ok}.
+bench_nets.py and bench_data.py measure: `main(quick)` of each returns rows {name, ours, anchor, ratio, target, unit, ok}.
 """
 
 import argparse
@@ -11,15 +11,19 @@ from benchmarks.spec import ROOT
 
 
 def cells(row: dict) -> list[str]:
-    """One row of the table; `ratio` and `target` are in the terms of the row's name, `unit` is that of ours and anchor."""
-    ours, anchor = (f"{row[key]:,.4g} {row['unit']}" if isinstance(row[key], (int, float)) else str(row[key] or "—") for key in ("ours", "anchor"))
-    ratio = f"{row['ratio']:.3g}" if row["ratio"] is not None else "—"
-    return [row["name"], ours, anchor, ratio, str(row["target"]), "yes" if row["ok"] else "no"]
+    """One line of the table; without an anchor (None) or a target (empty) it says —."""
+    numbers = [_number(row["ours"], row["unit"]), _number(row["anchor"], row["unit"]), _number(row["ratio"])]
+    met = ("yes" if row["ok"] else "no") if row["target"] else "—"
+    return [row["name"], *numbers, row["target"] or "—", met]
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "—" if value is None else f"{value:,.4g} {unit}".strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small shapes and few rounds: shows that it works, not how fast it is")
+    parser.add_argument("--quick", action="store_true", help="small shapes, few rounds: that it works, not how fast")
     quick = parser.parse_args().quick
     from benchmarks import bench_data, bench_nets
 

@@ -1,8 +1,8 @@
 """A record is one JSON file per run, written once, whole, and never changed.
 
-Two places: what a user's own smoke and laptop runs leave lies under runs/records (ignored by git); the results of the other scales
-lie under benchmarks/results and are committed. The file is <place>/<recipe>/<run>-<hash>-s<seed>.json, the hash that of configuration,
-data fingerprint and seed. A repetition goes beside it as ….2.json, ….3.json; readers take the newest that is ok.
+Two places: what a user's own smoke and laptop runs leave lies under runs/records (ignored by git); the results of the other
+scales lie under benchmarks/results and are committed. The file is <place>/<recipe>/<run>-<hash>-s<seed>.json, the hash that of
+configuration, data fingerprint and seed. A repetition goes beside it as ….2.json, ….3.json; readers take the newest that is ok.
 """
 
 import hashlib

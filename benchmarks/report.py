@@ -33,6 +33,7 @@ def page(spec: Spec, scale: str, records: Iterable[Record]) -> str:
         "",
         f"Beside {spec.source.item} of [arXiv:{spec.source.arxiv}](https://arxiv.org/abs/{spec.source.arxiv}); "
         f"scale **{scale}**. A cell without a record is “—”; the paper's numbers are in the columns headed *paper*.",
+        *([spec.scales[scale].note] if spec.scales[scale].note else []),
         "",
         *table(head, body),
         "",
@@ -58,6 +59,8 @@ def summary(spec: Spec, scale: str, records: Iterable[Record]) -> str:
     """The measured columns alone, narrow enough for a terminal; columns nobody has measured are named below it."""
     rows = _measured(expand(spec, scale), list(records))
     shown = [m for m in spec.metrics if any(ours(m, found) != "—" for found in rows.values())]
+    if not shown:
+        return "No run has a record yet."
     body = [[row.label, *(ours(m, rows[name]) for m in shown)] for name, row in spec.runs.items()]
     lines = table(["row", *(m.label for m in shown)], body)
     missing = [m.label for m in spec.metrics if m not in shown]
@@ -67,7 +70,7 @@ def summary(spec: Spec, scale: str, records: Iterable[Record]) -> str:
 def ours(metric: Metric, records: list[Record]) -> str:
     """A cell: mean over the records, ± their standard deviation when there are several; "—" where no record has a value.
 
-    Keys of one column are joined by dots; keys after the last that has a value are left out (heads a net does not have).
+    The keys of a column are joined by strokes; keys after the last that has a value are left out (heads a net does not have).
     """
     texts = []
     for key in metric.keys:
@@ -76,14 +79,14 @@ def ours(metric: Metric, records: list[Record]) -> str:
         texts.append(_number(mean(values), metric.digits) + spread if values else "—")
     while len(texts) > 1 and texts[-1] == "—":
         texts.pop()
-    return " · ".join(texts)
+    return "/".join(texts)
 
 
 def papers(metric: Metric, row: Row) -> str:
     """The paper's cell, "—" where it printed none."""
     cells = row.paper.cells if row.paper else {}
     texts = [_number(cells[key], metric.digits) if key in cells else "—" for key in metric.keys]
-    return " · ".join(texts) if any(key in cells for key in metric.keys) else "—"
+    return "/".join(texts) if any(key in cells for key in metric.keys) else "—"
 
 
 def table(head: list[str], body: list[list[str]]) -> list[str]:
@@ -94,9 +97,9 @@ def table(head: list[str], body: list[list[str]]) -> list[str]:
 
 
 def place(spec: Spec, scale: str) -> Path:
-    """Where the page of this spec and scale lives."""
-    own = ROOT / "runs" / "pages" / f"{spec.name}-{scale}.md"
-    return own if scale in record.OWN_SCALES else ROOT / "benchmarks" / "pages" / f"{spec.name}.md"
+    """Where the page of this spec and scale lives; the one without a scale in its name is that of the committed results."""
+    folder = ROOT / ("runs" if scale in record.OWN_SCALES else "benchmarks") / "pages"
+    return folder / (f"{spec.name}.md" if scale == COMMITTED_SCALE else f"{spec.name}-{scale}.md")
 
 
 def write(spec: Spec, scale: str, records: Iterable[Record]) -> Path:
@@ -126,11 +129,14 @@ def _facts(spec: Spec, scale: str, rows: dict[str, list[Record]]) -> list[str]:
     found = [r for row in rows.values() for r in row]
     if not found:
         return ["No run of this scale has a record yet."]
-    dates = sorted(r.date[:10] for r in found)
+    seeds, dates = spec.scales[scale].seeds, sorted(r.date[:10] for r in found)
+    data: dict[str, set] = {}
+    for r in found:
+        data.setdefault(r.data["description"], set()).add(r.data["fingerprint"][:12])
     commits = {(r.commit or "no commit")[:10] + (" with uncommitted changes" if r.dirty else "") for r in found}
     facts = {
-        "Seeds": ", ".join(map(str, spec.scales[scale].seeds)) + "; ± is the standard deviation over seeds",
-        "Data": "; ".join(sorted({f"{r.data['description']} ({r.data['fingerprint'][:12]})" for r in found})),
+        "Seeds": ", ".join(map(str, seeds)) + ("; ± is the standard deviation over seeds" if len(seeds) > 1 else ""),
+        "Data": "; ".join(f"{text} (with tokenizer: {', '.join(sorted(prints))})" for text, prints in sorted(data.items())),
         "Device": "; ".join(sorted({r.device for r in found})),
         "Versions": "; ".join(sorted({", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in found})),
         "Commit": "; ".join(sorted(commits)),

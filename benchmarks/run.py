@@ -1,8 +1,8 @@
 """Runs a spec: `python -m benchmarks.run table-mtp-1 --scale laptop [--only ROW] [--again]`.
 
-Each run is a process of its own and leaves one record (see benchmarks/record.py for where); runs that have an ok record of the same
-configuration, seed and data are skipped, so an interrupted sweep continues where it stopped. A failing run is recorded as failed and
-the next one starts. At the end the page is written and named, and its measured columns are printed.
+Each run is a process of its own and leaves one record (benchmarks/record.py says where) and one folder of logs and checkpoints
+under runs/. Runs that have an ok record of the same configuration, seed and data are skipped, so an interrupted sweep continues
+where it stopped. A failing run is recorded as failed and the next one starts. At the end the page is written, and printed short.
 """
 
 import argparse
@@ -11,11 +11,13 @@ import math
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -39,7 +41,8 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
     checked: dict[str, str] = {}
     todo = [run for run in runs if not _is_done(run, done, checked)]
     print(*complaints, f"{spec.name}: {spec.title}", sep="\n")
-    print(f"{len(runs)} runs at scale {scale}, {len(runs) - len(todo)} of them recorded before (--again repeats them)", flush=True)
+    before = len(runs) - len(todo)
+    print(f"{len(runs)} runs at scale {scale}, {before} of them recorded before (--again repeats them)", flush=True)
     began, new = time.monotonic(), []
     for i, run in enumerate(todo):
         elapsed = time.monotonic() - began
@@ -47,7 +50,7 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
         print(f"\n[{i + 1}/{len(todo)}] {run.row}, seed {run.seed} ({_clock(elapsed)} elapsed{left})", flush=True)
         new.append(_run(run, place))
     failed = sum(r.status == "failed" for r in new)
-    print(f"\n{len(new)} new records in {_clock(time.monotonic() - began)}" + (f", {failed} of them failed" if failed else ""))
+    print(f"\nnew records: {len(new)} in {_clock(time.monotonic() - began)}" + (f"; failed: {failed}" if failed else ""))
     return new
 
 
@@ -76,17 +79,21 @@ def _fingerprint(data: dict) -> str:
 
     parser = ArgumentParser(parser_mode="omegaconf+", exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    return parser.instantiate_classes(parser.parse_object({"data": data})).data.fingerprint
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
+    return instantiate(parser.parse_object({"data": data})).data.fingerprint
 
 
 def _run(run: Run, place: Path) -> Record:
     """One run in a process of its own: its lines are passed on, its record is returned."""
     key = record.identity(run.config())
-    home = Path("runs") / run.recipe / f"{run.row}-{key}-s{run.seed}"
-    run = replace(run, overrides={**run.overrides, "trainer.default_root_dir": home.as_posix()})
+    version = f"{run.row}-{key}-s{run.seed}"
+    home = ROOT / "runs" / run.recipe / version
+    run = replace(run, overrides={**run.overrides, "trainer.logger.init_args.version": version})  # logs and checkpoints go there
     identity = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": key, "command": run.command}
-    (ROOT / home).mkdir(parents=True, exist_ok=True)
-    job, log = ROOT / home / "job.json", ROOT / home / "log.txt"
+    if home.exists():
+        shutil.rmtree(home)  # an attempt that was broken off: a record is of one uninterrupted run
+    home.mkdir(parents=True)
+    job, log = home / "job.json", home / "log.txt"
     job.write_text(json.dumps({"identity": identity, "arguments": run.arguments, "place": str(place)}))
     print(f"  {run.command}", flush=True)
     process = subprocess.Popen(
@@ -113,9 +120,9 @@ def _run(run: Run, place: Path) -> Record:
 
 
 def _pass_on(stream: IO[bytes], log: IO[str], every: float = 5.0) -> str:
-    """Print the child's lines indented, progress bars at most each `every` seconds; returns the line that says what went wrong."""
+    """Print the child's lines, progress bars at most each `every` seconds; returns the line that says what went wrong."""
     pending, shown, last, error = b"", -math.inf, "", ""
-    while chunk := stream.read1(65536):
+    for chunk in chain(iter(lambda: stream.read1(65536), b""), [b"\n"]):
         *lines, pending = re.split(rb"(?<=[\r\n])", pending + chunk)
         for line in lines:
             text = _ESCAPE.sub("", line.decode(errors="replace")).rstrip()
@@ -131,13 +138,13 @@ def _pass_on(stream: IO[bytes], log: IO[str], every: float = 5.0) -> str:
     return error or last
 
 
-def child(job: dict) -> Record:
+def child(job: dict) -> None:
     """Fit and test what the job says, in this process, and save the record."""
     import zoo.cli
 
     cli = zoo.cli.main(job["arguments"])
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value}: lower the learning rate, or use precision 32.")
@@ -146,8 +153,8 @@ def child(job: dict) -> Record:
         data={"description": cli.datamodule.description, "fingerprint": cli.datamodule.fingerprint},
         device=_device(cli.trainer.strategy.root_device), **cli.model.measured, **record.provenance(),
     )  # fmt: skip
-    record.save(done, Path(job["place"]))
-    return done
+    if cli.trainer.is_global_zero:  # the other processes of a distributed run come through here too
+        record.save(done, Path(job["place"]))
 
 
 def _device(device) -> str:

@@ -69,10 +69,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Scale:
-    """Seeds of every row, and overrides on top of recipes/scales/<scale>.yaml that hold for all rows alike."""
+    """Seeds of every row, overrides on top of recipes/scales/<scale>.yaml for all rows alike, and a remark for the page."""
 
     seeds: list[int]
     overrides: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

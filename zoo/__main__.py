@@ -1,12 +1,10 @@
 """`zoo` and `python -m zoo`."""
 
-import sys
-
 
 def main() -> None:
-    from zoo.cli import main as run
+    from zoo.cli import main as run  # so that importing the package costs nothing
 
-    sys.exit(run() and 0)
+    run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -10,7 +11,8 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from zoo.generate import generate
 from zoo.optim import gradient_norm
@@ -24,14 +26,27 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def training_flops(make_net, batch: dict[str, torch.Tensor]) -> int:
-    """Floating-point operations of one forward and backward of `batch`, counted by running them on the meta device."""
-    with torch.device("meta"):
-        net = make_net()
-    counter = FlopCounterMode(display=False)
-    with counter, torch.device("meta"):
+class _Flops(TorchDispatchMode):
+    """Adds up torch's own counts of every product that runs. (FlopCounterMode cannot see a backward pass inside a forward pass.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def training_flops(make_net: Callable[[], nn.Module], batch: dict[str, torch.Tensor]) -> int:
+    """Floating-point operations of one forward and backward of `batch`, counted by running them on the meta device.
+
+    A multiply-add is two; attention is counted over all pairs, as is usual.
+    """
+    with torch.device("meta"), _Flops() as flops:
+        net = make_net().train()
         net({name: torch.empty_like(x, device="meta") for name, x in batch.items()})["loss"].backward()
-    return counter.get_total_flops()
+    return flops.total
 
 
 class Meter(L.Callback):
@@ -132,12 +147,20 @@ def generate_ids(net: nn.Module, prompt: list[int], count: int) -> list[int]:
 class Lines(ProgressBar):
     """One line per log step, for logs and pipes: step, loss, bits per byte, speed, time to go."""
 
+    shown = True
+
+    def disable(self) -> None:  # Lightning asks this of every process but the first
+        self.shown = False
+
+    def enable(self) -> None:
+        self.shown = True
+
     def on_train_start(self, trainer, module) -> None:
         self.started, self.first = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         step, last = trainer.global_step, trainer.max_steps
-        if step == self.first or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if not self.shown or step == self.first or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if step % trainer.log_every_n_steps == 0 or step == last:
             spent = time.perf_counter() - self.started
@@ -153,7 +176,7 @@ class Lines(ProgressBar):
         self._show(trainer, "test")
 
     def _show(self, trainer, stage: str) -> None:
-        if not trainer.sanity_checking and trainer.is_global_zero:
+        if self.shown and not trainer.sanity_checking:
             shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")}
             print("  ".join(f"{k} {v:.4f}" for k, v in shown.items()), flush=True)
 

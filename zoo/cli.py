@@ -15,8 +15,9 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import zoo.shard  # noqa: F401  (registers the strategy fsdp2)
 from zoo.board import Board, Export, Meter, progress
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # else `${data…}` is not found under a subcommand
@@ -66,12 +67,16 @@ class ZooCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
-    def before_fit(self) -> None:
-        """Fill the hparams tab of TensorBoard (it stays empty unless a metric is named at the start)."""
-        self._dump_config()
-        for logger in self.trainer.loggers:
-            logger.log_hyperparams(flat(self.config_dump), {"val/bits_per_byte": float("nan")})
-        print(f"run folder: {self.trainer.log_dir}", flush=True)
+
+class SaveConfig(SaveConfigCallback):
+    """Leaves config.yaml in the run folder and fills TensorBoard's hparams tab (empty unless a metric is named at the start)."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(flat(settings), {"val/bits_per_byte": float("nan")})
+            print(f"run folder: {trainer.log_dir}", flush=True)
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:
@@ -101,13 +106,14 @@ def lightning_main(args: list[str]) -> ZooCLI:
         subclass_mode_data=True,
         parser_class=Parser,
         parser_kwargs={"parser_mode": "omegaconf+"},
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         trainer_defaults={
             "use_distributed_sampler": False,  # our loaders share the order out themselves
             "enable_model_summary": False,
-            "enable_autolog_hparams": False,  # before_fit logs the whole configuration
+            "enable_autolog_hparams": False,  # SaveConfig logs the whole configuration
             "callbacks": [progress()],
         },
         args=args,

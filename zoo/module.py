@@ -91,6 +91,10 @@ class LanguageModel(L.LightningModule):
         for name, (total, count) in parts.items():
             pair = torch.stack([torch.as_tensor(total), torch.as_tensor(count)]).detach().double()
             self._totals[name] = self._totals.get(name, 0) + pair
+        if "bytes" in batch:
+            targets = slice(1, batch["tokens"].shape[1] - self.net.ahead + 1)
+            total = (batch["bytes"] * batch["mask"])[:, targets].sum()
+            self._totals["bytes"] = self._totals.get("bytes", 0) + total.double()
 
     def on_validation_epoch_start(self) -> None:
         self._totals = {}
@@ -111,6 +115,6 @@ class LanguageModel(L.LightningModule):
         means = {name: float(total / count) for name, (total, count) in sums.items()}
         if text_bytes is not None:
             # nll of every counted target over the bytes of those targets; end tokens cost bits but hold no bytes
-            self.log(f"{stage}/bits_per_byte", float(sums["next"][0] / text_bytes[0] / math.log(2)), prog_bar=True)
+            self.log(f"{stage}/bits_per_byte", float(sums["next"][0] / text_bytes / math.log(2)), prog_bar=True)
         self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()})
         self.log(f"{stage}/loss", sum(means.values()))

@@ -1,7 +1,9 @@
 """FSDP2: parameters, gradients and optimizer state split over the data-parallel processes."""
 
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
+
+from zoo.nn.transformer import Block
 
 
 class FSDP2(ModelParallelStrategy):
@@ -28,8 +30,11 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
 
+StrategyRegistry.register("fsdp2", FSDP2, description="FSDP2 over all devices: --trainer.strategy=fsdp2")
+
+
 def shard(net: nn.Module, mesh) -> None:
-    """Apply FSDP2 to every block of `net.sharded()` and to the net, over the mesh's data-parallel axis.
+    """Apply FSDP2 to every transformer block of the net and to the net itself, over the mesh's data-parallel axis.
 
     Nothing happens without a mesh (one process, or DDP). The net must then be entered by `net(batch)` alone.
     """
@@ -37,6 +42,6 @@ def shard(net: nn.Module, mesh) -> None:
         return
     from torch.distributed.fsdp import fully_shard
 
-    for part in net.sharded():
-        fully_shard(part, mesh=mesh["data_parallel"])
+    for block in [m for m in net.modules() if isinstance(m, Block)]:
+        fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(net, mesh=mesh["data_parallel"])

@@ -9,14 +9,22 @@ from torch import Tensor
 class Cache:
     """Keys and values of `layers` attention layers for up to `capacity` vectors per row.
 
-    Rows may differ in length. A ragged prompt is written padded on the right and cut back with `truncate`; rejected drafts are cut
-    back the same way; the accepted path of a draft tree is kept with `keep`. What lies beyond a row's length is never looked at.
+    Rows may differ in length. A ragged prompt is written padded on the right and cut back with `truncate`; rejected drafts are
+    cut back the same way; the accepted path of a draft tree is kept with `keep`. What lies beyond a row's length is never seen.
 
     lengths (B,) int64: vectors held per row. keys, values (layers, B, capacity, H, D/H).
     """
 
-    def __init__(self, layers: int, batch_size: int, capacity: int, heads: int, head_dim: int,
-                 dtype: torch.dtype | None = None, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        layers: int,
+        batch_size: int,
+        capacity: int,
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
         # Zeros, not empty: a masked slot still meets a weight of 0 in the attention, and 0 * nan would be nan.
         self.keys = torch.zeros(layers, batch_size, capacity, heads, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
@@ -41,7 +49,8 @@ class Cache:
     def visible(self, count: int, mask: Tensor | None = None) -> tuple[Tensor | None, bool]:
         """What the next `count` vectors may look at: a bool mask (B or 1, 1, count, S) or None, and SDPA's causal flag.
 
-        mask (count, count) or (B, count, count) bool says which of the new vectors see each other, default causal. All see what is held.
+        mask (count, count) or (B, count, count) bool says which of the new vectors see each other, default causal. All see what
+        is held.
         """
         device, held = self.lengths.device, self.longest
         if mask is None and self.shortest == held:
@@ -74,7 +83,9 @@ class Cache:
         kept = torch.as_tensor(lengths, device=self.lengths.device).expand(len(self.lengths)).clone()
         low, high, grown = torch.stack((kept.min(), kept.max(), (kept - self.lengths).max())).tolist()  # one wait for the device
         if low < 0 or grown > 0:
-            raise ValueError(f"A cache can only be cut back: lengths {kept.tolist()} do not lie between 0 and {self.lengths.tolist()}.")
+            raise ValueError(
+                f"A cache can only be cut back: lengths {kept.tolist()} do not lie between 0 and {self.lengths.tolist()}."
+            )
         self.lengths, self.shortest, self.longest = kept, low, high
 
     def keep(self, base: Tensor, nodes: Tensor) -> None:
@@ -99,18 +110,22 @@ class Layer(NamedTuple):
         """Write new keys and values (B, T, H, D/H) behind each row's own; returns all that is held (B, S, H, D/H)."""
         cache, index, held, count = self.cache, self.index, self.cache.longest, k.shape[1]
         if held + count > cache.capacity:
-            raise ValueError(f"The cache holds {cache.capacity} positions and {held + count} are needed: make it with capacity={held + count}.")
+            raise ValueError(
+                f"The cache holds {cache.capacity} positions and {held + count} are needed: make it with capacity={held + count}."
+            )
         if cache._complete[index] < held:
-            raise ValueError(f"Layer {index} of the cache sat out earlier steps: ask for the same number of heads from the first step on.")
+            raise ValueError(
+                f"Layer {index} of the cache sat out earlier steps: ask for the same number of heads from the first step on."
+            )
         cache._complete[index] = float("inf")
         cache._appended.add(index)
         keys, values = cache.keys[index], cache.values[index]
         if cache.shortest == held:
-            keys[:, held:held + count] = k
-            values[:, held:held + count] = v
+            keys[:, held : held + count] = k
+            values[:, held : held + count] = v
         else:
             rows = torch.arange(len(k), device=k.device)[:, None]
             slots = cache.lengths[:, None] + torch.arange(count, device=k.device)
             keys[rows, slots] = k.to(keys.dtype)
             values[rows, slots] = v.to(values.dtype)
-        return keys[:, :held + count], values[:, :held + count]
+        return keys[:, : held + count], values[:, : held + count]

@@ -11,7 +11,7 @@ from zoo.nn.cache import Cache
 
 
 class Linear(nn.Linear):
-    """A linear map whose weights start as N(0, std) and whose bias starts at zero, also after `to_empty` on a meta-device build."""
+    """A linear map whose weights start as N(0, std) and whose bias starts at zero, also when reset after a meta-device build."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, std: float = 0.02):
         self.std = std  # read by reset_parameters, which the parent's constructor calls
@@ -66,8 +66,13 @@ class Attention(nn.Module):
         if layer is not None:
             k, v = layer.append(k, v)  # (B, S, H, D/H): everything this layer has seen
         y = F.scaled_dot_product_attention(
-            q.to(k.dtype).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal,
-            dropout_p=self.dropout if self.training else 0.0)
+            q.to(k.dtype).transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=causal,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
         return self.out(y.transpose(1, 2).flatten(2).to(qkv.dtype))
 
 
@@ -112,7 +117,7 @@ class Block(nn.Module):
         self.mlp = mlp(dim, hidden, std)
 
     def forward(self, x: Tensor, rope=None, mask: Tensor | None = None, causal: bool = True, layer=None) -> Tensor:
-        """x (B, T, D) -> (B, T, D). `rope` comes from `rotary`, `mask` is broadcast to (B, H, T, S), `layer` is a layer of a cache."""
+        """x (B, T, D) -> (B, T, D). `rope` is from `rotary`, `mask` is broadcast to (B, H, T, S), `layer` is of a cache."""
         x = x + F.dropout(self.attention(self.attention_norm(x), rope, mask, causal, layer), self.dropout, self.training)
         return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
 
@@ -129,25 +134,43 @@ class Transformer(nn.Module):
     flavour "llama": RMSNorm, rotary positions, SwiGLU, no biases, own unembedding.
 
     vocab: number of token ids; dim: width; layers: blocks held here; heads: attention heads; positions: longest sequence.
-    hidden: width of the feed-forward part (default `hidden_size`; 8/3 dim gives the 12 L d^2 parameters of the MTP paper's size names).
+    hidden: width of the feed-forward part (default `hidden_size`; 8/3 dim gives the 12 L d^2 parameters of MTP's Table S14).
     depth: layers of the whole network when some live outside (prediction heads), for the initialisation only.
     checkpoint: keep only the input of each block in training and recompute the rest in the backward pass.
     Raises ValueError where the sizes cannot work.
     """
 
-    def __init__(self, vocab: int, dim: int, layers: int, heads: int, *, positions: int, flavour: str = "llama",
-                 hidden: int | None = None, tied: bool | None = None, theta: float = 10000.0, eps: float = 1e-5,
-                 dropout: float = 0.0, checkpoint: bool = False, depth: int | None = None):
+    def __init__(
+        self,
+        vocab: int,
+        dim: int,
+        layers: int,
+        heads: int,
+        *,
+        positions: int,
+        flavour: str = "llama",
+        hidden: int | None = None,
+        tied: bool | None = None,
+        theta: float = 10000.0,
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        checkpoint: bool = False,
+        depth: int | None = None,
+    ):
         super().__init__()
         if flavour not in ("gpt2", "llama"):
             raise ValueError(f"flavour is 'gpt2' or 'llama', not {flavour!r}.")
         if min(vocab, dim, heads, positions) < 1 or layers < 0:
-            raise ValueError(f"vocab, dim, heads and positions must be at least 1 and layers at least 0, "
-                             f"not {vocab}, {dim}, {heads}, {positions} and {layers}.")
+            raise ValueError(
+                f"vocab, dim, heads and positions must be at least 1 and layers at least 0, "
+                f"not {vocab}, {dim}, {heads}, {positions} and {layers}."
+            )
         if dim % heads:
             raise ValueError(f"dim {dim} cannot be split over {heads} heads: choose heads that divide dim.")
         if flavour == "llama" and dim // heads % 2:
-            raise ValueError(f"Rotary positions turn pairs, but dim {dim} over {heads} heads leaves {dim // heads} per head: make it even.")
+            raise ValueError(
+                f"Rotary positions turn pairs, but dim {dim} over {heads} heads leaves {dim // heads} per head: make it even."
+            )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), not {dropout}.")
         self.dim, self.heads, self.positions, self.flavour, self.theta = dim, heads, positions, flavour, theta
@@ -163,7 +186,9 @@ class Transformer(nn.Module):
 
     def block(self) -> Block:
         """A fresh block of this trunk's shape, for heads that are mounted on it."""
-        return Block(self.dim, self.heads, self.hidden, flavour=self.flavour, eps=self.eps, dropout=self.dropout, depth=self.depth)
+        return Block(
+            self.dim, self.heads, self.hidden, flavour=self.flavour, eps=self.eps, dropout=self.dropout, depth=self.depth
+        )
 
     @property
     def unembedding(self) -> Tensor:
@@ -180,19 +205,34 @@ class Transformer(nn.Module):
             h = h + self.position_embedding(positions)
         return F.dropout(h, self.dropout, self.training)
 
-    def blocks(self, h: Tensor, start: int = 0, stop: int | None = None, positions: Tensor | None = None,
-               mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def blocks(
+        self,
+        h: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """Send any vectors h (B, T, D) through blocks start .. stop-1; see `through`."""
-        return self.through(self.layers[start:stop], h, start, positions, mask, cache)
+        return self.through(self.layers[start:stop], h, start, positions, mask, cache, self.checkpoint)
 
-    def through(self, blocks: Iterable[Block], h: Tensor, layer: int = 0, positions: Tensor | None = None,
-                mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def through(
+        self,
+        blocks: Iterable[Block],
+        h: Tensor,
+        layer: int = 0,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
         """Send vectors through blocks that use this trunk's positions: its own, or heads mounted on it.
 
         h (B, T, D); positions (T,) or (B, T), default 0 .. T-1, or the next free ones of the cache;
         mask (T, T) or (B, T, T) bool among these T vectors, True where row may look at column, default causal;
         cache: keys and values of earlier vectors, which all T may look at; these blocks are its layers `layer`, `layer` + 1, ...
-        Whoever is done with all layers calls `cache.advance(T)`.
+        Whoever is done with all layers calls `cache.advance(T)`. recompute: in training keep only each block's input.
         """
         length = h.shape[1]
         if cache is None:
@@ -207,9 +247,9 @@ class Transformer(nn.Module):
                 positions = torch.arange(length, device=h.device)
             rope = rotary(positions, self.dim // self.heads, self.theta)
         for index, block in enumerate(blocks, start=layer):
-            if cache is not None:
-                h = block(h, rope, mask, causal, cache.layer(index))
-            elif self.checkpoint and torch.is_grad_enabled():
+            if cache is not None:  # `forward`, not a call: a compiled block would be compiled anew for every length
+                h = block.forward(h, rope, mask, causal, cache.layer(index))
+            elif recompute and torch.is_grad_enabled():
                 h = checkpoint(block, h, rope, mask, causal, use_reentrant=False)
             else:
                 h = block(h, rope, mask, causal)
@@ -219,15 +259,30 @@ class Transformer(nn.Module):
         """Normed vectors (..., D) -> logits (..., V). For losses use `linear_cross_entropy`, which never holds all of them."""
         return F.linear(h, self.unembedding)
 
-    def cache(self, batch_size: int, capacity: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-              extra: int = 0) -> Cache:
+    def cache(
+        self,
+        batch_size: int,
+        capacity: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        extra: int = 0,
+    ) -> Cache:
         """An empty cache for `capacity` positions of every block here and `extra` blocks mounted on top."""
         weight = self.embedding.weight
-        return Cache(len(self.layers) + extra, batch_size, capacity, self.heads, self.dim // self.heads,
-                     weight.dtype if dtype is None else dtype, weight.device if device is None else device)
+        return Cache(
+            len(self.layers) + extra,
+            batch_size,
+            capacity,
+            self.heads,
+            self.dim // self.heads,
+            weight.dtype if dtype is None else dtype,
+            weight.device if device is None else device,
+        )
 
     def fits(self, length: int) -> None:
         """Raise ValueError when `length` positions are more than this trunk has."""
         if length > self.positions:
-            raise ValueError(f"{length} positions were asked of a trunk that has {self.positions}: "
-                             f"shorten the context or build it with positions={length}.")
+            raise ValueError(
+                f"{length} positions were asked of a trunk that has {self.positions}: "
+                f"shorten the context or build it with positions={length}."
+            )

@@ -1,0 +1,41 @@
+"""The table of `make bench` from made-up measurements."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import benchmarks
+from benchmarks import bench
+
+
+def test_table_and_file(tmp_path, monkeypatch, capsys):
+    def row(**changed):
+        base = {
+            "name": "trunk",
+            "ours": 220.0,
+            "anchor": 200.0,
+            "ratio": 1.1,
+            "target": ">= 1.10",
+            "unit": "tokens/s",
+            "ok": True,
+        }
+        return [{**base, **changed}]
+
+    asked = []
+    alone = row(name="memory", ours=790.5, anchor=None, ratio=None, target="<= 800", unit="MiB", ok=False)
+    alone += row(name="wall", target="")
+    for name, rows in (("bench_nets", row()), ("bench_data", alone)):
+        module = SimpleNamespace(main=lambda quick, rows=rows: asked.append(quick) or rows)
+        monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
+        monkeypatch.setattr(benchmarks, name, module, raising=False)
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick"])
+    bench.main()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if line[0] == "|"]
+    assert lines[2:] == [
+        ["trunk", "220 tokens/s", "200 tokens/s", "1.1", ">= 1.10", "yes"],
+        ["memory", "790.5 MiB", "—", "—", "<= 800", "no"],
+        ["wall", "220 tokens/s", "200 tokens/s", "1.1", "—", "—"],
+    ]
+    assert asked == [True, True]
+    assert json.loads((tmp_path / "runs/bench.json").read_text()) == row() + alone

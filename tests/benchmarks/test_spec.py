@@ -1,0 +1,118 @@
+"""Spec files: what a wrong one says, and what a right one expands to."""
+
+import shlex
+
+import pytest
+import yaml
+
+from benchmarks import spec as spec_module
+from benchmarks.spec import expand, load
+
+GOOD = {
+    "title": "a title",
+    "source": {"arxiv": "2404.19737", "item": "Table 1"},
+    "recipe": "recipes/mtp/code.yaml",
+    "runs": {
+        "one": {"label": "n = 1", "overrides": {"model.n": 1}, "paper": {"place": "Table 1, row 1", "cells": {"test/a": 3}}},
+        "two": {"label": "n = 2", "overrides": {"model.n": 2}},
+    },
+    "metrics": [{"keys": ["test/a"], "label": "a", "direction": "lower", "digits": 1}],
+    "claims": [{"kind": "better", "rows": ["two", "one"], "metrics": ["test/a"], "sentence": "Two beats one."}],
+    "scales": {"laptop": {"seeds": [0, 1], "overrides": {"trainer.max_steps": 3}}},
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a spec beside a recipe and a scale, in a repository of its own."""
+    monkeypatch.setattr(spec_module, "ROOT", tmp_path)
+    (tmp_path / "recipes/mtp").mkdir(parents=True)
+    (tmp_path / "recipes/scales").mkdir()
+    (tmp_path / "recipes/mtp/code.yaml").write_text("model: {n: 4, width: 8}\ntrainer: {max_steps: 9}\n")
+    (tmp_path / "recipes/scales/laptop.yaml").write_text("model: {width: 16}\n")
+
+    def put(content=GOOD, **changed):
+        path = tmp_path / "table-x-1.yaml"
+        path.write_text(yaml.safe_dump({**content, **changed}))
+        return path
+
+    return put
+
+
+def test_load_gives_typed_fields(write):
+    spec = load(write())
+    assert spec.name == "table-x-1"
+    assert spec.runs["one"].paper.cells == {"test/a": 3.0} and isinstance(spec.runs["one"].paper.cells["test/a"], float)
+    assert spec.runs["two"].paper is None
+    assert spec.claims[0].margin == 0.0
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"recipee": "x"}, ["table-x-1.yaml", "'recipee'", "did you mean 'recipe'"]),
+        ({"source": {"arxiv": "1", "itm": "T"}}, ["'source.itm'", "did you mean 'item'"]),
+        ({"source": {"arxiv": 2404.19737, "item": "T"}}, ["source.arxiv", "text", "quotes"]),
+        ({"source": {"arxiv": "1"}}, ["'source.item'", "missing"]),
+        ({"runs": {"one": {"label": "x", "override": {}}}}, ["'runs.one.override'", "did you mean 'overrides'"]),
+        ({"scales": {"laptop": {"seeds": [0, "1"]}}}, ["scales.laptop.seeds[1]", "whole number"]),
+        ({"scales": {"laptop": {"seeds": 0}}}, ["scales.laptop.seeds", "a list"]),
+        ({"runs": ["one"]}, ["runs", "keys and values"]),
+        ({"metrics": [{**GOOD["metrics"][0], "direction": "down"}]}, ["metrics[0].direction", "lower or higher", "'down'"]),
+        ({"metrics": [{**GOOD["metrics"][0], "keys": ["test/b"]}]}, ["runs.one.paper.cells", "'test/a'", "mean 'test/b'"]),
+        ({"claims": [{**GOOD["claims"][0], "rows": ["tow", "one"]}]}, ["claims[0].rows", "'tow'", "did you mean 'two'"]),
+        ({"claims": [{**GOOD["claims"][0], "metrics": ["test/z"]}]}, ["claims[0].metrics", "'test/z'"]),
+    ],
+)
+def test_a_wrong_spec_names_key_file_and_remedy(write, change, words):
+    with pytest.raises(ValueError) as error:
+        load(write(**change))
+    message = str(error.value)
+    assert all(word in message for word in ["table-x-1.yaml", *words]), message
+    assert "\n" not in message
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(FileNotFoundError, match=r"table-mtp-2.*did you mean 'table-mtp-1'"):
+        load("table-mtp-2")
+    with pytest.raises(ValueError, match=r"'lap'.*did you mean 'laptop'"):
+        expand(load("table-mtp-1"), "lap")
+
+
+def test_not_yaml(tmp_path):
+    (tmp_path / "s.yaml").write_text("a: [1,\nb: }")
+    with pytest.raises(ValueError, match=r"s\.yaml is not YAML"):
+        load(tmp_path / "s.yaml")
+
+
+def test_expansion_and_command(write):
+    runs = expand(load(write()), "laptop")
+    assert [(run.row, run.seed) for run in runs] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
+    assert runs[3].recipe == "mtp-code"
+    assert runs[3].command == (
+        "zoo fit -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --seed_everything=1 --trainer.max_steps=3 --model.n=2"
+    )
+
+
+def test_config_layers_recipe_scale_overrides(write):
+    config = expand(load(write()), "laptop")[0].config()
+    assert config == {"model": {"n": 1, "width": 16}, "trainer": {"max_steps": 3}, "seed_everything": 0}
+
+
+def test_a_row_wins_over_its_scale(write):
+    runs = {**GOOD["runs"], "one": {"label": "x", "overrides": {"trainer.max_steps": 7}}}
+    assert expand(load(write(runs=runs)), "laptop")[0].config()["trainer"]["max_steps"] == 7
+
+
+@pytest.mark.parametrize("value", [1, 0.1, True, None, "bytes", "a b", [1, 2], {"a": [1, "b c"]}])
+def test_command_line_values_survive_the_shell(write, value):
+    runs = {"one": {"label": "x", "overrides": {"model.n": value}}}
+    spec = load(write(runs=runs, claims=[]))
+    word = shlex.split(expand(spec, "laptop")[0].command)[-1]
+    assert word.startswith("--model.n=")
+    assert yaml.safe_load(word.removeprefix("--model.n=")) == value
+
+
+def test_a_missing_recipe_is_named(write):
+    with pytest.raises(FileNotFoundError, match=r"recipes/mtp/cod\.yaml"):
+        expand(load(write(recipe="recipes/mtp/cod.yaml")), "laptop")[0].config()

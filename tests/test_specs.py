@@ -1,0 +1,48 @@
+"""Every spec parses, its recipe and scales exist, and every run of it is a command line that `zoo` accepts."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from benchmarks.spec import ROOT, SPECS, expand, load
+
+FILES = sorted(SPECS.glob("*.yaml"))
+CASES = [(path.stem, scale) for path in FILES for scale in load(path).scales]
+
+
+def test_there_are_specs():
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_spec_is_well_formed(path: Path):
+    spec = load(path)
+    assert spec.name.split("-")[0] in ("table", "figure") and spec.name.split("-")[-1].isalnum()
+    for claim in spec.claims:
+        assert len(claim.rows) == 2 or (claim.kind == "monotone" and len(claim.rows) > 2)
+    named = [key for metric in spec.metrics for key in metric.keys]
+    assert len(named) == len(set(named))
+    for row in spec.runs.values():
+        assert row.paper is None or spec.source.item in row.paper.place
+
+
+@pytest.mark.parametrize("name, scale", CASES)
+def test_runs_are_distinct_and_their_files_exist(name, scale):
+    runs = expand(load(name), scale)
+    assert all((ROOT / file).is_file() for run in runs for file in run.files)
+    configs = [run.config() for run in runs]
+    assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("zoo.cli") is None, reason="zoo has no command line yet")
+@pytest.mark.parametrize("name, scale", CASES)
+def test_runs_resolve(name, scale, capsys):
+    from zoo.cli import main
+
+    first = expand(load(name), scale)[0].seed
+    for run in expand(load(name), scale):
+        if run.seed == first:
+            with pytest.raises(SystemExit) as end:
+                main([*run.arguments, "--print_config"])
+            assert end.value.code in (0, None), (run.command, capsys.readouterr().err)

@@ -1,0 +1,352 @@
+"""The token DataModules: OpenWebText and Code. They prepare themselves on first use and give any token net the same windows.
+
+Window p of a split is tokens [p·T, p·T + T + ahead) of its store, whatever the batch size, the number of processes and the net: the last
+64 tokens are set aside, so nets that look up to 64 tokens ahead all have the same windows. Training reads them in the order of
+`zoo.data.order`, a pure function of (seed, position): a resumed run needs to know only how many windows were trained on.
+"""
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.data.installed import Installed
+from zoo.data.order import permute
+from zoo.data.sources import Document, Files, Hub
+from zoo.data.store import TokenStore, build, locked
+from zoo.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
+
+RESERVE = 64  # tokens at the end of a store that are targets only, so that `ahead` does not change the windows
+SAMPLE = 50_000_000  # bytes of training text that a BPE is trained on
+ARGUMENTS = """
+    Args:
+        source: "hub" streams a data set of the Hugging Face hub, "files" reads local files, "installed" reads the text of pinned installed
+            packages and needs no network.
+        files: paths or globs for source files: text, .jsonl, .jsonl.gz, .parquet, .py.
+        hub: name of the data set for source hub.
+        hub_config: its configuration, if it has several.
+        column: field of the text in hub data sets, .jsonl and .parquet; None takes the usual one.
+        megabytes: at most so much text (10⁶ bytes); None takes everything. For hub and installed; files are taken whole.
+        tokenizer: "bytes", "bpe" (trained on the corpus), a hub name, or the path of a tokenizer.json or its folder.
+        vocab_size: number of ids of tokenizer bpe, the end token included.
+        context: tokens per window (T).
+        batch: windows per device and micro-step.
+        eval_tokens: at most so many tokens are scored per validation or test pass, in windows spread over the split; None scores all.
+        root: folder that holds the token stores.
+        prepare_workers: processes that build the store; None takes one per core.
+        loader_workers: processes that load batches; 0 loads them in the training process, which is fast enough.
+        seed: of the order of the training windows.
+        exclude: benchmark files (.jsonl, .jsonl.gz); documents that share 13 words in a row with them are dropped (source installed).
+    """
+
+
+class TokenData(LightningDataModule):
+    """Windows of tokens from a corpus; what OpenWebText and Code share. Batches are dicts of (batch, T + ahead) tensors: `tokens`, `doc`
+    (number of the document inside the window; an end token belongs to the document it ends), `mask` (counted as a target) and `bytes`
+    (utf-8 bytes of each token)."""
+
+    def __init__(self, kind: Literal["code", "prose"], source: str, files: list[str] | None, hub: str, hub_config: str | None, column: str | None,
+                 megabytes: float | None, tokenizer: str, vocab_size: int, context: int, batch: int, eval_tokens: int | None, root: str,
+                 prepare_workers: int | None, loader_workers: int, seed: int, exclude: list[str] | None):
+        super().__init__()
+        if (source == "files") != bool(files):
+            raise ValueError("data.files and `data.source: files` go together: give both, or neither")
+        if exclude and source != "installed":
+            raise ValueError("data.exclude works with `data.source: installed` only: remove it, or leave the benchmarks out of the files")
+        if min(context, batch) < 1:
+            raise ValueError(f"data.context ({context}) and data.batch ({batch}) must be at least 1")
+        self.source, self.context, self.batch, self.eval_tokens, self.seed = source, context, batch, eval_tokens, seed
+        self.tokenizer_name, self.vocab_size, self.root = tokenizer, vocab_size, Path(root)
+        self.prepare_workers, self.loader_workers = prepare_workers, loader_workers
+        if source == "files":
+            self.corpus = Files(files, column)
+        elif source == "hub":
+            self.corpus = Hub(hub, hub_config, column or "text", megabytes=megabytes)
+        else:
+            self.corpus = Installed(kind, megabytes, exclude)
+        self.stores: dict[str, TokenStore] = {}
+        self._told: set[str] = set()
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+    @property
+    def description(self) -> str:
+        """What the text is, for pages."""
+        return self.corpus.description
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of corpus and tokenizer, known before anything is prepared."""
+        name = self.tokenizer_name
+        if name == "bpe":
+            name = f"bpe {self.vocab_size} {SAMPLE}"
+        elif Path(name).expanduser().exists():
+            name = load_tokenizer(name).fingerprint  # the content of a file counts, not its place
+        return hashlib.sha256(json.dumps([self.corpus.fingerprint, name]).encode()).hexdigest()[:32]
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the token store is: a function of the corpus and the tokenizer."""
+        name = Path(self.tokenizer_name)
+        label = f"bpe{self.vocab_size}" if self.tokenizer_name == "bpe" else name.parent.name if name.name == "tokenizer.json" else name.stem
+        label = re.sub(r"[^\w.]+", "-", label) or "tokenizer"
+        return self.root / f"{type(self).__name__}-{self.source}-{label}-{self.fingerprint[:8]}"
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids, known before the store is built; a BPE that was trained on little text may use fewer."""
+        return {"bytes": 257, "bpe": self.vocab_size}.get(self.tokenizer_name) or self.tokenizer.vocab
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: the one in the store if it is there, so that a prepared store needs no network."""
+        if (self.folder / "tokenizer.json").exists():
+            return load_tokenizer(self.folder)
+        if self.tokenizer_name == "bpe":
+            raise RuntimeError("the BPE is trained on the corpus, and that has not happened yet: call prepare_data() first (or `zoo prepare`)")
+        return load_tokenizer(self.tokenizer_name)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def save_tokenizer(self, folder: str | os.PathLike) -> None:
+        self.tokenizer.save(folder)
+
+    def documents(self, split: str | None = None) -> Iterator[Document]:
+        """The documents of the corpus, or of one split, as text."""
+        return self.corpus.documents(split)
+
+    # -- preparing ------------------------------------------------------------------------------------------------
+    def prepare_data(self) -> None:
+        """Train the tokenizer and build the token store where they are missing; prints where the store is and what it holds."""
+        if self.tokenizer_name == "bpe":
+            self._train_tokenizer()
+        build(self.corpus, self.tokenizer, self.folder, self.prepare_workers)
+        manifest = TokenStore(self.folder, "train", self.tokenizer.fingerprint).manifest
+        counts = ", ".join(f"{split} {n['tokens'] / 1e6:,.2f} M tokens of {n['documents']:,} documents" for split, n in manifest["splits"].items())
+        self._tell(f"data: {self.description} in {self.folder}: {counts}")
+
+    def _train_tokenizer(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".tokenizer.lock"):
+            if not (self.folder / "tokenizer.json").exists():
+                self._tell(f"data: training a BPE of {self.vocab_size} ids on up to {SAMPLE // 10**6} MB of the training text")
+                train_bpe(sample(self.corpus, SAMPLE), self.vocab_size).save(self.folder)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the store (memory-mapped)."""
+        self.stores = {split: TokenStore(self.folder, split, self.tokenizer.fingerprint) for split in ("train", "validation", "test")}
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            print(text, flush=True)
+
+    # -- loaders --------------------------------------------------------------------------------------------------
+    def windows(self, split: str) -> int:
+        """Number of windows in a split; ValueError if there is none."""
+        count = (len(self.stores[split]) - RESERVE) // self.context
+        if count < 1:
+            raise ValueError(f"the {split} split has {len(self.stores[split])} tokens, too few for one window of {self.context} (and {RESERVE} "
+                             "kept aside): give it more text or a smaller data.context")
+        return count
+
+    def epochs_seen(self, tokens: int) -> float:
+        """How often the training text has been read after so many tokens."""
+        return tokens / (self.windows("train") * self.context)
+
+    def train_dataloader(self) -> "Loader":
+        """All micro-steps of the run (max_steps), or one pass over the text where the Trainer counts epochs."""
+        trainer, count = self.trainer, self.windows("train")
+        batches = self._batches("train", partial(permute, n=count, seed=self.seed))
+        stride = batches.world * self.batch
+        if trainer is None or trainer.max_steps < 0:
+            return self._loader(batches, max(1, count // stride))
+        length = trainer.max_steps * trainer.accumulate_grad_batches
+        if length * stride > count and trainer.is_global_zero:
+            self._tell(f"data: this run reads the training text {length * stride / count:.1f} times")
+        return self._loader(batches, length)
+
+    def val_dataloader(self) -> "Loader":
+        return self._evaluation("validation")
+
+    def test_dataloader(self) -> "Loader":
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> "Loader":
+        count = self.windows(split)
+        scored = count if self.eval_tokens is None else min(count, max(1, self.eval_tokens // self.context))
+        batches = self._batches(split, partial(spread, count=count, scored=scored), scored)
+        return self._loader(batches, math.ceil(scored / (batches.world * self.batch)))
+
+    def _batches(self, split: str, window: Callable, scored: int | None = None) -> "Batches":
+        share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        ahead = getattr(getattr(self.trainer and self.trainer.lightning_module, "net", None), "ahead", 1)
+        if ahead > RESERVE:
+            raise ValueError(f"the net looks {ahead} tokens ahead, more than the {RESERVE} that token stores keep aside: use fewer heads")
+        return Batches(self.stores[split], self.tokenizer, self.context, ahead, self.batch, window, scored, share["rank"], share["num_replicas"])
+
+    def _loader(self, batches: "Batches", length: int) -> "Loader":
+        trainer = self.trainer
+        pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return Loader(batches, length, self.loader_workers, pin, trainer, self.fingerprint)
+
+
+class OpenWebText(TokenData):
+    __doc__ = f"""OpenWebText (Gokaslan & Cohen 2019), or other prose: files, or the documentation of installed packages.
+    {ARGUMENTS}"""
+
+    def __init__(
+        self,
+        source: Literal["hub", "files", "installed"] = "hub",
+        files: list[str] | None = None,
+        hub: str = "Skylion007/openwebtext",
+        hub_config: str | None = None,
+        column: str | None = None,
+        megabytes: float | None = None,
+        tokenizer: str = "gpt2",
+        vocab_size: int = 32000,
+        context: int = 1024,
+        batch: int = 8,
+        eval_tokens: int | None = None,
+        root: str = "data",
+        prepare_workers: int | None = None,
+        loader_workers: int = 0,
+        seed: int = 0,
+        exclude: list[str] | None = None,
+    ):
+        super().__init__("prose", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch, eval_tokens, root,
+                         prepare_workers, loader_workers, seed, exclude)  # fmt: skip
+
+
+class Code(TokenData):
+    __doc__ = f"""Python code: a hub data set, files, or the code of installed packages.
+    {ARGUMENTS}"""
+
+    def __init__(
+        self,
+        source: Literal["hub", "files", "installed"] = "hub",
+        files: list[str] | None = None,
+        hub: str = "codeparrot/codeparrot-clean",
+        hub_config: str | None = None,
+        column: str | None = None,
+        megabytes: float | None = None,
+        tokenizer: str = "bpe",
+        vocab_size: int = 32000,
+        context: int = 4096,
+        batch: int = 2,
+        eval_tokens: int | None = None,
+        root: str = "data",
+        prepare_workers: int | None = None,
+        loader_workers: int = 0,
+        seed: int = 0,
+        exclude: list[str] | None = None,
+    ):
+        column = "content" if source == "hub" and column is None else column
+        super().__init__("code", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch, eval_tokens, root,
+                         prepare_workers, loader_workers, seed, exclude)  # fmt: skip
+
+
+class Batches(Dataset):
+    """Batch k of one process, a pure function of k: rows at global positions offset + (k·world + rank)·batch + 0 … batch − 1.
+
+    window: (batch,) positions -> (batch,) window numbers. Rows at positions from `scored` on repeat the last one with `mask` False, so that
+    every process has as many batches and sums stay exact.
+    """
+
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, context: int, ahead: int, batch: int, window: Callable[[np.ndarray], np.ndarray],
+                 scored: int | None = None, rank: int = 0, world: int = 1):
+        self.store, self.eos, self.token_bytes = store, tokenizer.eos, tokenizer.token_bytes
+        self.context, self.width, self.batch, self.window, self.scored = context, context + ahead, batch, window, scored
+        self.rank, self.world, self.offset = rank, world, 0
+
+    def __getitem__(self, k: int) -> dict[str, Tensor]:
+        position = self.offset + (k * self.world + self.rank) * self.batch + np.arange(self.batch)
+        counted = np.ones(self.batch, bool)
+        if self.scored is not None:
+            counted, position = position < self.scored, np.minimum(position, self.scored - 1)
+        tokens = self.store.windows(self.window(position) * self.context, self.width)  # (B, T + ahead)
+        ends = tokens == self.eos
+        arrays = {
+            "tokens": tokens,
+            "doc": ends.cumsum(1) - ends,
+            "mask": counted[:, None].repeat(self.width, 1),
+            "bytes": self.token_bytes[tokens],
+        }
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class Loader:
+    """What Lightning iterates. It is no DataLoader, so Lightning injects no sampler of its own.
+
+    Where to go on is counted in windows that the Trainer has *trained on* (its own progress, which is in every checkpoint), so batches
+    that workers have fetched ahead are never lost, and a resumed run may have another batch size or number of processes.
+    """
+
+    def __init__(self, batches: Batches, length: int, workers: int = 0, pin: bool = False, trainer=None, fingerprint: str = ""):
+        self.batches, self.length, self.workers, self.pin, self.trainer, self.fingerprint = batches, length, workers, pin, trainer, fingerprint
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        training = self.batches.scored is None and self.trainer is not None and not self.trainer.overfit_batches
+        first = self._trained() if training else 0
+        # a generator of its own: DataLoader would draw from the global one, and dropout would depend on the number of loaders
+        loader = DataLoader(self.batches, batch_size=None, sampler=range(first, first + self.length), num_workers=self.workers,
+                            pin_memory=self.pin, generator=torch.Generator())  # fmt: skip
+        yield from loader
+
+    def _trained(self) -> int:
+        """Micro-batches that the Trainer has finished in all epochs."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def state_dict(self) -> dict:
+        """Lightning puts it into each checkpoint."""
+        return {"windows": self.batches.offset + self._trained() * self.batches.world * self.batches.batch, "fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where the checkpoint was; the Trainer has loaded its progress by now."""
+        trained = self._trained()
+        self.batches.offset = state["windows"] - trained * self.batches.world * self.batches.batch
+        if state["fingerprint"] != self.fingerprint:
+            rank_zero_warn("The checkpoint was trained on another corpus or tokenizer than this run reads: the order of its text goes on, the text does not.")
+        if trained % self.trainer.accumulate_grad_batches:
+            rank_zero_warn("The checkpoint was saved between two micro-steps of one optimizer step; their gradients are lost. Save at multiples "
+                           f"of accumulate_grad_batches ({self.trainer.accumulate_grad_batches}) for an exact resume.")  # fmt: skip
+
+
+def spread(position: np.ndarray, count: int, scored: int) -> np.ndarray:
+    """`scored` of `count` windows, evenly spread, in order. (B,) positions below `scored` -> (B,) window numbers."""
+    return position * count // scored
+
+
+def sample(corpus, size: int) -> Iterator[str]:
+    """Training texts from all over a corpus, `size` bytes at most: a sixteenth of it from each part, parts in a fixed shuffled order."""
+    parts = corpus.parts()
+    left = size
+    for index in permute(np.arange(len(parts)), len(parts), 0):
+        room = max(size // 16, size // len(parts))
+        for document in corpus.read(parts[index]):
+            if document.split != "train":
+                continue
+            room -= len(document.text)
+            left -= len(document.text)
+            if left < 0:
+                return
+            yield document.text
+            if room < 0:
+                break

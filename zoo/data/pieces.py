@@ -1,0 +1,144 @@
+"""Reading files piece by piece: a piece is what one worker reads of a file; where pieces begin never changes what is read."""
+import gzip
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
+from typing import IO, NamedTuple
+
+PART = 64_000_000  # bytes that one worker takes at a time
+
+
+class Piece(NamedTuple):
+    """Bytes [start, stop) of a file, both moved on to a line end, or row groups [start, stop) of parquet; None is the end."""
+    path: str
+    start: int
+    stop: int | None
+
+
+def cut(path: str, longest: int) -> Iterator[tuple[Piece, int]]:
+    """(piece, about how many bytes of text) of a file. Compressed files are one piece: they can only be read from the start."""
+    size = os.path.getsize(path)
+    if _form(path) == "parquet":
+        groups = _parquet(path).metadata
+        yield from ((Piece(path, i, i + 1), groups.row_group(i).total_byte_size) for i in range(groups.num_row_groups))
+    elif path.endswith(".gz") or size <= PART:
+        yield Piece(path, 0, None), size * 3 if path.endswith(".gz") else size
+    else:
+        step = math.ceil(PART / longest) * longest  # a multiple, so that text is cut into the same documents as in one piece
+        yield from ((Piece(path, start, min(start + step, size)), step) for start in range(0, size, step))
+
+
+def texts(piece: Piece, column: str | None, longest: int) -> Iterator[str]:
+    """The texts of a piece that are not blank, read as a stream. Arguments as in `Files`."""
+    form = _form(piece.path)
+    found = _rows(piece, column) if form == "parquet" else _lines(piece, column) if form == "lines" else _plain(piece, longest)
+    return (text for text in found if text and not text.isspace())
+
+
+def json_lines(piece: Piece) -> Iterator[tuple[dict, int]]:
+    """(object, position of its line) of JSON lines; empty lines are skipped."""
+    for data, at in _blocks(piece, 1):
+        if not data.isspace():
+            try:
+                row = json.loads(data)
+                problem = None if isinstance(row, dict) else f"JSON of type {type(row).__name__}"
+            except ValueError as error:
+                problem = f"no JSON ({error})"
+            if problem:
+                raise ValueError(f"{_place(piece.path, at)} is {problem}: the file needs one JSON object per line")
+            yield row, at
+
+
+def no_text(place: str, column: str | None, fields: Iterable[tuple[str, str]]) -> ValueError:
+    """The error for a row without text; `fields` are the names and types that it has instead."""
+    here = ", ".join(f"{name} ({kind})" for name, kind in fields) or "nothing"
+    return ValueError(f"{place} has no text in {column or 'text or content'}, but {here}: name the field with `column`")
+
+
+def sample_hash(path: str) -> str:
+    """Hash of a file's content: all of it up to 4 MiB, the size and 64 samples of a larger one."""
+    size = os.path.getsize(path)
+    hasher = hashlib.sha256(f"{_form(path)} {size} ".encode())
+    with open(path, "rb") as file:
+        for i in range(64):
+            file.seek((size - (1 << 16)) * i // 63 if size > 1 << 22 else i << 16)
+            hasher.update(file.read(1 << 16))
+    return hasher.hexdigest()
+
+
+def _form(path: str) -> str:
+    suffix = PurePath(path.removesuffix(".gz")).suffix
+    return "parquet" if path.endswith(".parquet") else "lines" if suffix in (".jsonl", ".json") else "text"
+
+
+def _plain(piece: Piece, longest: int) -> Iterator[str]:
+    for data, at in _blocks(piece, longest):
+        try:
+            yield data.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{_place(piece.path, at + error.start)} is not UTF-8: convert the file or leave it out") from None
+
+
+def _lines(piece: Piece, column: str | None) -> Iterator[str]:
+    for row, at in json_lines(piece):
+        name = _pick(row, column)
+        text = row[name] if name else 0
+        if isinstance(text, str):
+            yield text.encode("utf-8", "replace").decode()  # half a surrogate pair in an escape becomes "?"
+        elif text is not None:
+            raise no_text(_place(piece.path, at), column, ((key, type(value).__name__) for key, value in row.items()))
+
+
+def _rows(piece: Piece, column: str | None) -> Iterator[str]:
+    file = _parquet(piece.path)
+    schema = file.schema_arrow
+    name = _pick(schema.names, column)
+    if name is None or "string" not in str(schema.field(name).type):
+        raise no_text(piece.path, column, ((field.name, str(field.type)) for field in schema))
+    for batch in file.iter_batches(1024, row_groups=list(range(piece.start, piece.stop)), columns=[name]):
+        yield from batch.column(0).to_pylist()
+
+
+def _pick(names: Iterable[str], column: str | None) -> str | None:
+    return next((name for name in ([column] if column else ["text", "content"]) if name in names), None)
+
+
+def _blocks(piece: Piece, size: int) -> Iterator[tuple[bytes, int]]:
+    """(block, its position) of a piece, cut at the first line end after each multiple of `size` bytes; size 1 gives lines."""
+    try:
+        with _open(piece.path) as file:
+            at = 0
+            if piece.start:
+                file.seek(piece.start - 1)
+                at = piece.start - 1 + len(file.readline())
+            while piece.stop is None or at < piece.stop:
+                data = file.read(size - at % size - 1) + file.readline()
+                if not data:
+                    return
+                yield data, at
+                at += len(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{piece.path} is truncated or damaged ({error}): fetch it again or leave it out") from None
+
+
+def _open(path: str) -> IO[bytes]:
+    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+
+
+def _place(path: str, position: int) -> str:
+    """The line is counted for an error message only, so that reading need not count."""
+    with _open(path) as file:
+        lines = sum(file.read(min(1 << 20, position - at)).count(b"\n") for at in range(0, position, 1 << 20))
+    return f"{path}, line {lines + 1},"
+
+
+def _parquet(path: str):
+    import pyarrow.parquet
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is no parquet file ({str(error).splitlines()[0]}): fetch it again or leave it out") from None
