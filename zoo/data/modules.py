@@ -1,9 +1,11 @@
 """The token DataModules: OpenWebText and Code. They prepare themselves on first use and give any token net the same windows.
 
-Window p of a split is tokens [p·T, p·T + T + ahead) of its store, whatever the batch size, the number of processes and the net: the last
-64 tokens are set aside, so nets that look up to 64 tokens ahead all have the same windows. Training reads them in the order of
-`zoo.data.order`, a pure function of (seed, position): a resumed run needs to know only how many windows were trained on.
+Window p of a split is tokens [p·T, p·T + T + ahead) of its store, whatever the batch size, the number of processes and the net:
+the last 64 tokens are set aside, so nets that look up to 64 tokens ahead all have the same windows. Training reads them in the
+order of `zoo.data.order`, a pure function of (seed, position): a resumed run needs to know only how many windows were trained
+on.
 """
+
 import hashlib
 import json
 import math
@@ -15,24 +17,21 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from zoo.data.installed import Installed
+from zoo.data.loader import Batches, Loader, spread
 from zoo.data.order import permute
 from zoo.data.sources import Document, Files, Hub
 from zoo.data.store import TokenStore, build, locked
 from zoo.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 
 RESERVE = 64  # tokens at the end of a store that are targets only, so that `ahead` does not change the windows
-SAMPLE = 50_000_000  # bytes of training text that a BPE is trained on
+SAMPLE = 50_000_000  # characters of training text that a BPE is trained on
 ARGUMENTS = """
     Args:
-        source: "hub" streams a data set of the Hugging Face hub, "files" reads local files, "installed" reads the text of pinned installed
-            packages and needs no network.
+        source: "hub" streams a data set of the Hugging Face hub, "files" reads local files, "installed" reads the text
+            of pinned installed packages and needs no network.
         files: paths or globs for source files: text, .jsonl, .jsonl.gz, .parquet, .py.
         hub: name of the data set for source hub.
         hub_config: its configuration, if it has several.
@@ -42,33 +41,52 @@ ARGUMENTS = """
         vocab_size: number of ids of tokenizer bpe, the end token included.
         context: tokens per window (T).
         batch: windows per device and micro-step.
-        eval_tokens: at most so many tokens are scored per validation or test pass, in windows spread over the split; None scores all.
+        eval_tokens: at most so many tokens are scored per validation or test pass, in windows spread over the split; None: all.
         root: folder that holds the token stores.
         prepare_workers: processes that build the store; None takes one per core.
         loader_workers: processes that load batches; 0 loads them in the training process, which is fast enough.
         seed: of the order of the training windows.
-        exclude: benchmark files (.jsonl, .jsonl.gz); documents that share 13 words in a row with them are dropped (source installed).
+        exclude: benchmark files (.jsonl, .jsonl.gz), for source installed: what shares 13 words in a row with them is dropped.
     """
 
 
 class TokenData(LightningDataModule):
-    """Windows of tokens from a corpus; what OpenWebText and Code share. Batches are dicts of (batch, T + ahead) tensors: `tokens`, `doc`
-    (number of the document inside the window; an end token belongs to the document it ends), `mask` (counted as a target) and `bytes`
-    (utf-8 bytes of each token)."""
+    """Windows of tokens from a corpus; what OpenWebText and Code share.
 
-    def __init__(self, kind: Literal["code", "prose"], source: str, files: list[str] | None, hub: str, hub_config: str | None, column: str | None,
-                 megabytes: float | None, tokenizer: str, vocab_size: int, context: int, batch: int, eval_tokens: int | None, root: str,
-                 prepare_workers: int | None, loader_workers: int, seed: int, exclude: list[str] | None):
+    Batches are dicts of (batch, T + ahead) tensors: `tokens`, `doc` (number of the document inside the window; an end token
+    belongs to the document it ends), `mask` (counted as a target) and `bytes` (utf-8 bytes of each token).
+    """
+
+    def __init__(
+        self,
+        kind: Literal["code", "prose"],
+        source: str,
+        files: list[str] | None,
+        hub: str,
+        hub_config: str | None,
+        column: str | None,
+        megabytes: float | None,
+        tokenizer: str,
+        vocab_size: int,
+        context: int,
+        batch: int,
+        eval_tokens: int | None,
+        root: str,
+        prepare_workers: int | None,
+        loader_workers: int,
+        seed: int,
+        exclude: list[str] | None,
+    ):
         super().__init__()
         if (source == "files") != bool(files):
             raise ValueError("data.files and `data.source: files` go together: give both, or neither")
         if exclude and source != "installed":
-            raise ValueError("data.exclude works with `data.source: installed` only: remove it, or leave the benchmarks out of the files")
+            raise ValueError("data.exclude works with `data.source: installed` only: remove it, or filter the text yourself")
         if min(context, batch) < 1:
             raise ValueError(f"data.context ({context}) and data.batch ({batch}) must be at least 1")
         self.source, self.context, self.batch, self.eval_tokens, self.seed = source, context, batch, eval_tokens, seed
         self.tokenizer_name, self.vocab_size, self.root = tokenizer, vocab_size, Path(root)
-        self.prepare_workers, self.loader_workers = prepare_workers, loader_workers
+        self.prepare_workers, self.loader_workers, self.megabytes = prepare_workers, loader_workers, megabytes
         if source == "files":
             self.corpus = Files(files, column)
         elif source == "hub":
@@ -97,9 +115,8 @@ class TokenData(LightningDataModule):
     @cached_property
     def folder(self) -> Path:
         """Where the token store is: a function of the corpus and the tokenizer."""
-        name = Path(self.tokenizer_name)
-        label = f"bpe{self.vocab_size}" if self.tokenizer_name == "bpe" else name.parent.name if name.name == "tokenizer.json" else name.stem
-        label = re.sub(r"[^\w.]+", "-", label) or "tokenizer"
+        label = f"bpe{self.vocab_size}" if self.tokenizer_name == "bpe" else self.tokenizer_name.removesuffix("/tokenizer.json")
+        label = re.sub(r"[^\w.]+", "-", Path(label).stem)
         return self.root / f"{type(self).__name__}-{self.source}-{label}-{self.fingerprint[:8]}"
 
     @property
@@ -113,7 +130,7 @@ class TokenData(LightningDataModule):
         if (self.folder / "tokenizer.json").exists():
             return load_tokenizer(self.folder)
         if self.tokenizer_name == "bpe":
-            raise RuntimeError("the BPE is trained on the corpus, and that has not happened yet: call prepare_data() first (or `zoo prepare`)")
+            raise RuntimeError("the BPE of this corpus is not trained yet: call prepare_data() first (or `zoo prepare`)")
         return load_tokenizer(self.tokenizer_name)
 
     def encode(self, text: str) -> list[int]:
@@ -132,11 +149,15 @@ class TokenData(LightningDataModule):
     # -- preparing ------------------------------------------------------------------------------------------------
     def prepare_data(self) -> None:
         """Train the tokenizer and build the token store where they are missing; prints where the store is and what it holds."""
+        if self.source == "files" and self.megabytes is not None:
+            self._tell("data: megabytes is for hub and installed; the files are taken whole")
         if self.tokenizer_name == "bpe":
             self._train_tokenizer()
         build(self.corpus, self.tokenizer, self.folder, self.prepare_workers)
         manifest = TokenStore(self.folder, "train", self.tokenizer.fingerprint).manifest
-        counts = ", ".join(f"{split} {n['tokens'] / 1e6:,.2f} M tokens of {n['documents']:,} documents" for split, n in manifest["splits"].items())
+        counts = ", ".join(
+            f"{split} {n['tokens']:,} tokens of {n['documents']:,} documents" for split, n in manifest["splits"].items()
+        )
         self._tell(f"data: {self.description} in {self.folder}: {counts}")
 
     def _train_tokenizer(self) -> None:
@@ -148,7 +169,9 @@ class TokenData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the store (memory-mapped)."""
-        self.stores = {split: TokenStore(self.folder, split, self.tokenizer.fingerprint) for split in ("train", "validation", "test")}
+        self.stores = {
+            split: TokenStore(self.folder, split, self.tokenizer.fingerprint) for split in ("train", "validation", "test")
+        }
 
     def _tell(self, text: str) -> None:
         if text not in self._told:
@@ -160,15 +183,17 @@ class TokenData(LightningDataModule):
         """Number of windows in a split; ValueError if there is none."""
         count = (len(self.stores[split]) - RESERVE) // self.context
         if count < 1:
-            raise ValueError(f"the {split} split has {len(self.stores[split])} tokens, too few for one window of {self.context} (and {RESERVE} "
-                             "kept aside): give it more text or a smaller data.context")
+            raise ValueError(
+                f"the {split} split has {len(self.stores[split])} tokens, too few for one window of {self.context} and the "
+                f"{RESERVE} that are kept aside: give it more text or a smaller data.context"
+            )
         return count
 
     def epochs_seen(self, tokens: int) -> float:
         """How often the training text has been read after so many tokens."""
         return tokens / (self.windows("train") * self.context)
 
-    def train_dataloader(self) -> "Loader":
+    def train_dataloader(self) -> Loader:
         """All micro-steps of the run (max_steps), or one pass over the text where the Trainer counts epochs."""
         trainer, count = self.trainer, self.windows("train")
         batches = self._batches("train", partial(permute, n=count, seed=self.seed))
@@ -180,26 +205,27 @@ class TokenData(LightningDataModule):
             self._tell(f"data: this run reads the training text {length * stride / count:.1f} times")
         return self._loader(batches, length)
 
-    def val_dataloader(self) -> "Loader":
+    def val_dataloader(self) -> Loader:
         return self._evaluation("validation")
 
-    def test_dataloader(self) -> "Loader":
+    def test_dataloader(self) -> Loader:
         return self._evaluation("test")
 
-    def _evaluation(self, split: str) -> "Loader":
+    def _evaluation(self, split: str) -> Loader:
         count = self.windows(split)
         scored = count if self.eval_tokens is None else min(count, max(1, self.eval_tokens // self.context))
         batches = self._batches(split, partial(spread, count=count, scored=scored), scored)
         return self._loader(batches, math.ceil(scored / (batches.world * self.batch)))
 
-    def _batches(self, split: str, window: Callable, scored: int | None = None) -> "Batches":
+    def _batches(self, split: str, window: Callable, scored: int | None = None) -> Batches:
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         ahead = getattr(getattr(self.trainer and self.trainer.lightning_module, "net", None), "ahead", 1)
         if ahead > RESERVE:
-            raise ValueError(f"the net looks {ahead} tokens ahead, more than the {RESERVE} that token stores keep aside: use fewer heads")
-        return Batches(self.stores[split], self.tokenizer, self.context, ahead, self.batch, window, scored, share["rank"], share["num_replicas"])
+            raise ValueError(f"the net looks {ahead} tokens ahead, further than the {RESERVE} kept aside: use fewer heads")
+        store, rank, world = self.stores[split], share["rank"], share["num_replicas"]
+        return Batches(store, self.tokenizer, self.context, ahead, self.batch, window, scored, rank, world)
 
-    def _loader(self, batches: "Batches", length: int) -> "Loader":
+    def _loader(self, batches: Batches, length: int) -> Loader:
         trainer = self.trainer
         pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return Loader(batches, length, self.loader_workers, pin, trainer, self.fingerprint)
@@ -228,8 +254,8 @@ class OpenWebText(TokenData):
         seed: int = 0,
         exclude: list[str] | None = None,
     ):
-        super().__init__("prose", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch, eval_tokens, root,
-                         prepare_workers, loader_workers, seed, exclude)  # fmt: skip
+        super().__init__("prose", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch,
+                         eval_tokens, root, prepare_workers, loader_workers, seed, exclude)  # fmt: skip
 
 
 class Code(TokenData):
@@ -256,86 +282,15 @@ class Code(TokenData):
         exclude: list[str] | None = None,
     ):
         column = "content" if source == "hub" and column is None else column
-        super().__init__("code", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch, eval_tokens, root,
-                         prepare_workers, loader_workers, seed, exclude)  # fmt: skip
-
-
-class Batches(Dataset):
-    """Batch k of one process, a pure function of k: rows at global positions offset + (k·world + rank)·batch + 0 … batch − 1.
-
-    window: (batch,) positions -> (batch,) window numbers. Rows at positions from `scored` on repeat the last one with `mask` False, so that
-    every process has as many batches and sums stay exact.
-    """
-
-    def __init__(self, store: TokenStore, tokenizer: Tokenizer, context: int, ahead: int, batch: int, window: Callable[[np.ndarray], np.ndarray],
-                 scored: int | None = None, rank: int = 0, world: int = 1):
-        self.store, self.eos, self.token_bytes = store, tokenizer.eos, tokenizer.token_bytes
-        self.context, self.width, self.batch, self.window, self.scored = context, context + ahead, batch, window, scored
-        self.rank, self.world, self.offset = rank, world, 0
-
-    def __getitem__(self, k: int) -> dict[str, Tensor]:
-        position = self.offset + (k * self.world + self.rank) * self.batch + np.arange(self.batch)
-        counted = np.ones(self.batch, bool)
-        if self.scored is not None:
-            counted, position = position < self.scored, np.minimum(position, self.scored - 1)
-        tokens = self.store.windows(self.window(position) * self.context, self.width)  # (B, T + ahead)
-        ends = tokens == self.eos
-        arrays = {
-            "tokens": tokens,
-            "doc": ends.cumsum(1) - ends,
-            "mask": counted[:, None].repeat(self.width, 1),
-            "bytes": self.token_bytes[tokens],
-        }
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-class Loader:
-    """What Lightning iterates. It is no DataLoader, so Lightning injects no sampler of its own.
-
-    Where to go on is counted in windows that the Trainer has *trained on* (its own progress, which is in every checkpoint), so batches
-    that workers have fetched ahead are never lost, and a resumed run may have another batch size or number of processes.
-    """
-
-    def __init__(self, batches: Batches, length: int, workers: int = 0, pin: bool = False, trainer=None, fingerprint: str = ""):
-        self.batches, self.length, self.workers, self.pin, self.trainer, self.fingerprint = batches, length, workers, pin, trainer, fingerprint
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        training = self.batches.scored is None and self.trainer is not None and not self.trainer.overfit_batches
-        first = self._trained() if training else 0
-        # a generator of its own: DataLoader would draw from the global one, and dropout would depend on the number of loaders
-        loader = DataLoader(self.batches, batch_size=None, sampler=range(first, first + self.length), num_workers=self.workers,
-                            pin_memory=self.pin, generator=torch.Generator())  # fmt: skip
-        yield from loader
-
-    def _trained(self) -> int:
-        """Micro-batches that the Trainer has finished in all epochs."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-
-    def state_dict(self) -> dict:
-        """Lightning puts it into each checkpoint."""
-        return {"windows": self.batches.offset + self._trained() * self.batches.world * self.batches.batch, "fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where the checkpoint was; the Trainer has loaded its progress by now."""
-        trained = self._trained()
-        self.batches.offset = state["windows"] - trained * self.batches.world * self.batches.batch
-        if state["fingerprint"] != self.fingerprint:
-            rank_zero_warn("The checkpoint was trained on another corpus or tokenizer than this run reads: the order of its text goes on, the text does not.")
-        if trained % self.trainer.accumulate_grad_batches:
-            rank_zero_warn("The checkpoint was saved between two micro-steps of one optimizer step; their gradients are lost. Save at multiples "
-                           f"of accumulate_grad_batches ({self.trainer.accumulate_grad_batches}) for an exact resume.")  # fmt: skip
-
-
-def spread(position: np.ndarray, count: int, scored: int) -> np.ndarray:
-    """`scored` of `count` windows, evenly spread, in order. (B,) positions below `scored` -> (B,) window numbers."""
-    return position * count // scored
+        super().__init__("code", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch,
+                         eval_tokens, root, prepare_workers, loader_workers, seed, exclude)  # fmt: skip
 
 
 def sample(corpus, size: int) -> Iterator[str]:
-    """Training texts from all over a corpus, `size` bytes at most: a sixteenth of it from each part, parts in a fixed shuffled order."""
+    """Training texts from all over a corpus, `size` characters at most.
+
+    A sixteenth of that, or more of few parts, comes from each part, in a shuffled order that is always the same.
+    """
     parts = corpus.parts()
     left = size
     for index in permute(np.arange(len(parts)), len(parts), 0):

@@ -1,9 +1,10 @@
 """The order of training windows: a pure function of (seed, position) that needs no memory and no state.
 
-A shuffled list of N windows would have to be stored, or drawn again on every resume; a keyed bijection of range(N) need not. It is built as a
-Feistel network on the smallest power of four that holds N, walked until it lands inside range(N) (Black and Rogaway, "Ciphers with
-arbitrary finite domains", 2002: cycle walking keeps a bijection a bijection). It is a shuffle, not a cipher.
+A shuffled list of N windows would have to be stored, or drawn again on every resume; a keyed bijection of range(N) need not. It
+is a Feistel network on the smallest power of four that holds N, walked until it lands inside range(N) (Black and Rogaway,
+"Ciphers with arbitrary finite domains", 2002: cycle walking keeps a bijection a bijection). It is a shuffle, not a cipher.
 """
+
 import numpy as np
 
 ROUNDS = 8
@@ -11,7 +12,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """Scramble 64-bit words, element by element (the finaliser of SplitMix64; Steele et al. 2014). uint64 in, uint64 out, any shape."""
+    """Scramble 64-bit words one by one (the finaliser of SplitMix64; Steele et al. 2014). uint64 in, uint64 out, any shape."""
     with np.errstate(over="ignore"):
         x = np.asarray(x, np.uint64) + GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -22,8 +23,8 @@ def mix(x: np.ndarray) -> np.ndarray:
 def permute(position: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Which of n windows is read at each global position. (B,) integers >= 0 -> (B,) int64 in range(n).
 
-    Position p belongs to epoch p // n; inside one epoch every window comes exactly once, and every epoch has an order of its own.
-    The answer for a position does not depend on the other positions asked for in the same call.
+    Position p belongs to epoch p // n; inside one epoch every window comes exactly once, and every epoch has an order of its
+    own. The answer for a position does not depend on the other positions asked for in the same call.
     """
     if n < 1:
         raise ValueError(f"cannot order {n} windows: the store must hold at least one.")

@@ -1,9 +1,11 @@
 """Tokenizers: raw bytes, byte-level BPE (trained here, or GPT-2's), and any other tokenizer.json (Llama's 32k and its like).
 
-All have the same face: `vocab` (number of ids, end token included), `eos`, `fingerprint` (of what they do, not of where they were found),
-`encode`, `encode_batch`, `decode`, `token_bytes`, `save`. None of them ever reads a marker such as "<|endoftext|>" inside a document as the
-end token: text is text. Byte-level BPE is trained by `tokenizers` and encoded by `tiktoken`, which gives the same ids several times faster.
+All have the same face: `vocab` (number of ids, end token included), `eos`, `fingerprint` (of what they do, not of where they
+were found), `encode`, `encode_batch`, `decode`, `token_bytes`, `save`. None of them ever reads a marker such as "<|endoftext|>"
+inside a document as the end token: text is text. Byte-level BPE is trained by `tokenizers` and encoded by `tiktoken`, which
+gives the same ids several times faster.
 """
+
 import hashlib
 import json
 import os
@@ -14,7 +16,7 @@ import numpy as np
 
 END = "<|endoftext|>"
 END_NAMES = (END, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")  # GPT-2; Llama 1 and 2; Llama 3; Gemma; Qwen chat
-# GPT-2's split into words, with possessive quantifiers (same matches, less backtracking); `tokenizers` has it built in as `ByteLevel`.
+# GPT-2's split into words, with possessive quantifiers (same matches, less backtracking); in `tokenizers` it is `ByteLevel`.
 GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
@@ -126,10 +128,10 @@ class BPE:
 Tokenizer = Bytes | BPE | Pieces
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> BPE:
-    """Train byte-level BPE on an iterator of texts; the same texts give the same tokenizer. vocab_size counts the end token, the last id.
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPE | Pieces:
+    """Train byte-level BPE on an iterator of texts; the same texts give the same tokenizer.
 
-    A small corpus may hold fewer merges than asked for; `vocab` then is smaller than vocab_size.
+    vocab_size counts the end token, the last id. A small corpus may hold fewer merges than asked for; `vocab` then is smaller.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -143,21 +145,25 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BPE:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([END])  # after training: the end token is the last id, not the first
     text = tokenizer.to_str()
-    return BPE(text, _byte_level_ranks(json.loads(text), END), END, tokenizer.token_to_id(END))
+    ranks = _byte_level_ranks(json.loads(text), END)
+    return BPE(text, ranks, END, tokenizer.token_to_id(END)) if ranks else Pieces(text, END)
 
 
 def load_tokenizer(spec: str | os.PathLike) -> Tokenizer:
-    """Load "bytes", a local tokenizer.json (or a folder with one, or with GPT-2's vocab.json and merges.txt), or a hub name such as "gpt2".
+    """Load "bytes", a local tokenizer.json or its folder (or one with vocab.json and merges.txt), or a hub name such as "gpt2".
 
-    Raises FileNotFoundError, ValueError or RuntimeError in one sentence when a file is missing, damaged, without end token, or not to be fetched.
+    Raises FileNotFoundError, ValueError or RuntimeError in one sentence when a file is missing, damaged, without end token, or
+    cannot be fetched.
     """
     if str(spec) == "bytes":
         return Bytes()
     path = Path(spec).expanduser()
     if path.exists():
-        files = (path, path.with_name("tokenizer_config.json")) if path.is_file() else _local_files(path)
+        files = (path, path.with_name("tokenizer_config.json")) if path.is_file() else _files(path)
     elif path.suffix == ".json" or str(spec).startswith((".", "/", "~")) or str(spec).count("/") > 1:
-        raise FileNotFoundError(f"tokenizer: there is no file or folder {path}; give the path of a tokenizer.json, a hub name, or bytes.")
+        raise FileNotFoundError(
+            f"tokenizer: there is no file or folder {path}; give the path of a tokenizer.json, a hub name, or bytes."
+        )
     else:
         files = _fetch(str(spec))
     return _read(*files)
@@ -165,22 +171,28 @@ def load_tokenizer(spec: str | os.PathLike) -> Tokenizer:
 
 def _read(path: Path, config: Path | None) -> Tokenizer:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _from_merges(path) if path.name == "merges.txt" else path.read_text(encoding="utf-8")
         data = json.loads(text)
-        if data["model"]["type"] == "bytes":
+        model = data["model"]
+        if model["type"] == "bytes":
             return Bytes()
-        vocab = _pieces(text).get_vocab(with_added_tokens=True)
+        ids = model["vocab"] if isinstance(model["vocab"], dict) else {piece: i for i, (piece, _) in enumerate(model["vocab"])}
+        ids = ids | {token["content"]: token["id"] for token in data.get("added_tokens", [])}
+        named = _end_name(config)
+        end = next((name for name in ([named] if named else END_NAMES) if name in ids), None)
+        ranks = _byte_level_ranks(data, end) if end else None
+        if end:
+            return BPE(text, ranks, end, ids[end]) if ranks else Pieces(text, end)
     except FileNotFoundError:
-        raise FileNotFoundError(f"tokenizer: {path} is missing; give the path of a tokenizer.json, a hub name, or bytes.") from None
-    except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot read
+        raise FileNotFoundError(
+            f"tokenizer: {path} is missing; give the path of a tokenizer.json, a hub name, or bytes."
+        ) from None
+    except Exception as error:  # a damaged file fails in many ways; `tokenizers` raises bare Exception
         raise ValueError(f"tokenizer: {path} is no readable tokenizer.json ({error}); fetch or save it again.") from None
-    end = _end_name(config)
-    names = [end] if end else list(END_NAMES)
-    end = next((name for name in names if name in vocab), None)
-    if end is None:
-        raise ValueError(f'tokenizer: {path} has no end token ({" or ".join(names)}); name one in a tokenizer_config.json beside it, {{"eos_token": …}}.')
-    ranks = _byte_level_ranks(data, end)
-    return BPE(text, ranks, end, vocab[end]) if ranks else Pieces(text, end)
+    names = named or " or ".join(END_NAMES)
+    raise ValueError(
+        f'tokenizer: {path} has no end token ({names}); name one in a tokenizer_config.json beside it, {{"eos_token": …}}.'
+    )
 
 
 def _end_name(config: Path | None) -> str | None:
@@ -190,16 +202,20 @@ def _end_name(config: Path | None) -> str | None:
     return end["content"] if isinstance(end, dict) else end
 
 
-def _local_files(folder: Path) -> tuple[Path, Path]:
-    path = folder / "tokenizer.json"
-    if not path.exists() and (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-        tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        tokenizer.add_special_tokens([END])
-        tokenizer.save(str(path))
+def _files(folder: Path) -> tuple[Path, Path]:
+    older = folder / "merges.txt"
+    path = older if older.exists() and not (folder / "tokenizer.json").exists() else folder / "tokenizer.json"
     return path, folder / "tokenizer_config.json"
+
+
+def _from_merges(path: Path) -> str:
+    """The tokenizer.json of GPT-2's older pair of files, vocab.json and merges.txt."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE.from_file(str(path.with_name("vocab.json")), str(path)))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    return tokenizer.to_str()
 
 
 def _fetch(name: str) -> tuple[Path, Path | None]:
@@ -212,10 +228,12 @@ def _fetch(name: str) -> tuple[Path, Path | None]:
     try:
         path = Path(hf_hub_download(name, "tokenizer.json"))
     except Exception as error:  # no network, no such name, gated: one sentence for all
-        lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
-        reason = "no connection to it" if isinstance(error, LocalEntryNotFoundError) else lines[0] if lines else type(error).__name__
-        raise RuntimeError(f"tokenizer: {name!r} cannot be had from the hub ({reason}): check the name and the network, or use tokenizer "
-                           "bytes, bpe, or the path of a tokenizer.json, which need none") from None  # fmt: skip
+        lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = "no connection to it" if isinstance(error, LocalEntryNotFoundError) else lines[0]
+        raise RuntimeError(
+            f"tokenizer: {name!r} cannot be had from the hub ({reason}): check the name and the network, or use tokenizer "
+            "bytes, bpe, or the path of a tokenizer.json, which need none"
+        ) from None
     try:
         return path, Path(hf_hub_download(name, "tokenizer_config.json"))
     except Exception:  # optional: the usual names of end tokens are tried without it
@@ -234,7 +252,10 @@ def _pieces(text: str):
 
 
 def _byte_level_ranks(data: dict, end: str) -> dict[bytes, int] | None:
-    """bytes -> rank if tiktoken can encode this tokenizer.json to the same ids, else None: GPT-2's words, all bytes, merges in order of their ids."""
+    """bytes -> rank if tiktoken encodes this tokenizer.json to the same ids, else None.
+
+    It does for GPT-2's words, all 256 bytes, and merges that make one new token each, in the order of their ids.
+    """
     model, words = data["model"], data.get("pre_tokenizer") or {}
     gpt2 = words.get("type") == "ByteLevel" and words.get("use_regex", True) and not words.get("add_prefix_space")
     if model["type"] != "BPE" or not gpt2 or data.get("normalizer") or model.get("dropout") or model.get("ignore_merges"):
@@ -251,7 +272,7 @@ def _byte_level_ranks(data: dict, end: str) -> dict[bytes, int] | None:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The printable letter that stands for each byte in byte-level vocabularies: itself where printable, else U+0100 and on, in order."""
+    """The letter that stands for each byte in byte-level vocabularies: its own where that prints, else U+0100 and on."""
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}

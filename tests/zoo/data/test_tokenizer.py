@@ -33,7 +33,30 @@ NASTY = [
 def scrambled(count: int) -> list[str]:
     """Texts drawn from letters that tokenizers stumble over."""
     draw = random.Random(0)
-    letters = ["a", "the", " ", "  ", "\n", "\r\n", "\t", "'", "'s", "'ll", "9", "é", "e\u0301", "東", "🙂", "_", "...", END, "<s>", "\u2581", "\x00", "\u00a0"]
+    letters = [
+        "a",
+        "the",
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "'",
+        "'s",
+        "'ll",
+        "9",
+        "é",
+        "e\u0301",
+        "東",
+        "🙂",
+        "_",
+        "...",
+        END,
+        "<s>",
+        "\u2581",
+        "\x00",
+        "\u00a0",
+    ]
     return ["".join(draw.choices(letters, k=draw.randrange(1, 60))) for _ in range(count)]
 
 
@@ -175,7 +198,7 @@ def test_what_tiktoken_cannot_do_the_library_does(bpe, tmp_path, change):
 
 def test_the_end_token_is_found(tmp_path):
     llama(end="<stop>").save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="no end token.*eos_token"):
+    with pytest.raises(ValueError, match=r"no end token.*eos_token"):
         load_tokenizer(tmp_path)
     for eos in ("<stop>", {"content": "<stop>", "special": True}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}))
@@ -187,13 +210,13 @@ def test_the_end_token_is_found(tmp_path):
 
 def test_wrong_files_are_told_in_one_sentence(tmp_path):
     for spec in (tmp_path / "none.json", tmp_path / "none", "./none", "~/none", "a/b/c"):
-        with pytest.raises(FileNotFoundError, match="no file or folder .*none|a/b/c"):
+        with pytest.raises(FileNotFoundError, match=r"no file or folder .*none|a/b/c"):
             load_tokenizer(str(spec))
     with pytest.raises(FileNotFoundError, match="missing"):
         load_tokenizer(tmp_path)
     for text in ("{", "{}", '{"model": {"type": "BPE"}}', '["model"]'):
         (tmp_path / "tokenizer.json").write_text(text)
-        with pytest.raises(ValueError, match="no readable tokenizer.json") as error:
+        with pytest.raises(ValueError, match=r"no readable tokenizer.json") as error:
             load_tokenizer(tmp_path)
         assert "\n" not in str(error.value)
 
@@ -207,5 +230,6 @@ def test_without_network_a_hub_name_names_what_works_without(name, monkeypatch, 
 
 
 def test_loading_imports_neither_torch_nor_transformers():
-    code = "import sys; from zoo.data.tokenizer import *; train_bpe(['ab ab'], 300).encode('ab'); print({'torch', 'transformers', 'datasets'} & {*sys.modules})"
+    use = "from zoo.data.tokenizer import train_bpe; train_bpe(['ab ab'], 300).encode('ab')"
+    code = f"import sys; {use}; print({{'torch', 'transformers', 'datasets'}} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
