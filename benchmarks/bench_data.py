@@ -1,9 +1,9 @@
 """Speed and memory of data preparation and loading: the data's part of `python -m benchmarks.bench [--quick]`.
 
 Code of the installed packages as JSON lines becomes a token store, with the same merges everywhere: ours with one and two
-workers, and `datasets.map` one document at a time, whose result is then written to one file (how it is commonly done). Every sample
-is a process of its own, imports included; CPU seconds count its workers too. Medians of interleaved rounds. Two workers are compared
-with one on three times the text, and mean something on a quiet machine only.
+workers, and `datasets.map` one document at a time, whose result is then written to one file (how it is commonly done).
+Every sample is a process of its own, imports included; CPU seconds count its workers too. Medians of interleaved rounds.
+Two workers are compared with one on three times the text, and mean something on a quiet machine only.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """What a run shows of itself: TensorBoard scalars, layout and samples, one line per log step, and its own measurements."""
 
+import contextlib
+import re
 import resource
 import sys
 import time
@@ -18,12 +20,25 @@ from zoo.generate import generate
 from zoo.optim import gradient_norm
 
 
+STATUS = Path("/proc/self/status")
+
+
 def peak_memory_mib(device: torch.device) -> float:
-    """Highest memory so far: allocated on a GPU, resident of the process elsewhere. MiB."""
+    """Highest memory since `reset_peak_memory`: allocated on a GPU, resident of the process elsewhere. MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    if STATUS.exists():
+        return int(re.search(r"VmHWM:\s+(\d+)", STATUS.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget what was held before training: data preparation is not part of a net's memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif STATUS.exists():
+        with contextlib.suppress(OSError):  # a container may forbid it; the figure then includes the preparation
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 class _Flops(TorchDispatchMode):
@@ -55,6 +70,7 @@ class Meter(L.Callback):
     def on_fit_start(self, trainer, module) -> None:
         self.micro_steps = self.seconds = 0
         self.flops = None
+        reset_peak_memory(module.device)
         module.measured = {"parameters": sum(p.numel() for p in module.net.parameters())}
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
@@ -190,7 +206,8 @@ class Export(L.Callback):
     """Leaves `<run folder>/pretrained` at the end of a fit: weights, configuration and tokenizer, for generate and reuse."""
 
     def on_fit_end(self, trainer, module) -> None:
-        if trainer.log_dir is None or trainer.fast_dev_run:
+        run_folder = trainer.log_dir  # a broadcast: every process asks
+        if run_folder is None or trainer.fast_dev_run:
             return
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -203,7 +220,7 @@ class Export(L.Callback):
             if trainer.is_global_zero:
                 net.load_state_dict(state)
         if trainer.is_global_zero:
-            folder = Path(trainer.log_dir) / "pretrained"
+            folder = Path(run_folder) / "pretrained"
             save_pretrained(net, folder)
             trainer.datamodule.save_tokenizer(folder / "tokenizer")
             print(f"saved {folder}", flush=True)

@@ -76,7 +76,8 @@ class SaveConfig(SaveConfigCallback):
             settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
             for logger in trainer.loggers:
                 logger.log_hyperparams(flat(settings), {"val/bits_per_byte": float("nan")})
-            print(f"run folder: {trainer.log_dir}", flush=True)
+            if trainer.logger:  # not trainer.log_dir: that is a broadcast, and only the first process is here
+                print(f"run folder: {trainer.logger.log_dir}", flush=True)
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:
@@ -98,6 +99,7 @@ def lightning_main(args: list[str]) -> ZooCLI:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches come from memory: 0 is fastest
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our sums are reduced before they are logged
     return ZooCLI(
         LightningModule,
         LightningDataModule,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zoo.data import Code
+import zoo.data
 
 T = 16
 
@@ -26,9 +26,9 @@ def files(tmp_path):
 def data(files, tmp_path):
     """Makes a prepared DataModule of these files; arguments override the defaults."""
 
-    def make(kind=Code, **arguments):
+    def make(kind=None, **arguments):
         arguments = {"tokenizer": "bytes", "context": T, "batch": 4, "prepare_workers": 1} | arguments
-        made = kind(source="files", files=files, root=str(tmp_path / "data"), **arguments)
+        made = (kind or zoo.data.Code)(source="files", files=files, root=str(tmp_path / "data"), **arguments)
         made.prepare_data()
         made.setup()
         return made

@@ -3,7 +3,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,45 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # workers get it too
+from random_words import Words
+
 from zoo.data import shards, store
 from zoo.data.store import TokenStore, build
 from zoo.data.tokenizer import Bytes, train_bpe
-
-
-class Words:
-    """A corpus of random words: `count` parts with `size` documents each. Only every third part holds validation documents."""
-
-    description = "random words"
-
-    def __init__(self, count: int = 5, size: int = 40, pause: float = 0.0, fault: str = "", log: Path | None = None):
-        self.count, self.size, self.pause, self.fault, self.log = count, size, pause, fault, log
-        self.fingerprint = f"words {count} {size}"
-
-    def parts(self):
-        return list(range(self.count))
-
-    def read(self, part):
-        draw = random.Random(part)
-        if self.log:
-            (self.log / str(os.getpid())).touch()
-        for i in range(self.size):
-            if self.fault and multiprocessing.parent_process() is not None:  # in a worker
-                if self.fault == "exit":
-                    os._exit(9)
-                raise {"error": ValueError("line 7 is no JSON"), "bug": KeyError("oops")}[self.fault]
-            time.sleep(self.pause)
-            text = " ".join(draw.choices(["alpha", "beta", "γάμμα", "\n", "<|endoftext|>", "x" * 50], k=draw.randrange(60)))
-            yield Document(text, f"{part}-{i}", "validation" if part % 3 == 0 and i % 10 == 3 else "train")
-
-    def documents(self, split=None):
-        return (document for part in self.parts() for document in self.read(part) if split in (None, document.split))
-
-
-class Document(tuple):
-    def __new__(cls, text, id, split):
-        self = super().__new__(cls, (text, id, split))
-        self.text, self.id, self.split = text, id, split
-        return self
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -204,7 +170,9 @@ def test_a_missing_or_damaged_manifest_is_told(words, tmp_path):
 SCRIPT = """
 import sys
 sys.path.insert(0, {path!r})
-from test_store import Words, build, Bytes
+from random_words import Words
+from zoo.data.store import build
+from zoo.data.tokenizer import Bytes
 build(Words(6, 400, {pause}), Bytes(), {folder!r}, workers={workers}, progress=False)
 """  # on purpose without `if __name__ == "__main__"`: workers must not run it again
 
@@ -277,7 +245,9 @@ FULL_DISK = """
 import resource, sys
 sys.path.insert(0, {path!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a file may not grow further, as on a full disk
-from test_store import Words, build, Bytes
+from random_words import Words
+from zoo.data.store import build
+from zoo.data.tokenizer import Bytes
 try:
     build(Words(4), Bytes(), {folder!r}, workers={workers}, progress=False)
 except RuntimeError as error:
