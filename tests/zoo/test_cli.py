@@ -1,0 +1,171 @@
+"""The command line with real recipes on a tiny corpus: layering, links, one-sentence errors, what a run leaves behind."""
+
+import errno
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from zoo.cli import explain, main
+from zoo.pretrained import from_pretrained
+
+ROOT = Path(__file__).parents[2]
+
+
+def words(folder: Path, verb: str = "fit", recipe: str = "mtp/code") -> list[str]:
+    return [
+        verb, "-c", f"{ROOT}/recipes/{recipe}.yaml", "-c", f"{ROOT}/recipes/scales/smoke.yaml",
+        "--data.init_args.source=files", f"--data.init_args.files=['{ROOT}/zoo/**/*.py']", f"--data.init_args.root={folder}/data",
+        "--data.init_args.prepare_workers=1", f"--trainer.logger.init_args.save_dir={folder}/runs",
+    ]  # fmt: skip
+
+
+def fails(capsys, args: list[str]) -> str:
+    """What a failing command says: one line, not a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    text = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().err
+    lines = [line for line in text.strip().splitlines() if line.startswith("zoo:")]
+    assert len(lines) == 1 and "Traceback" not in text, text
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """One smoke run of MTP, shared by the tests that look at what it left."""
+    folder = tmp_path_factory.mktemp("fit")
+    return main(words(folder)), folder
+
+
+def test_overlays_and_command_line_win_in_order(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([*words(tmp_path), "--model.init_args.net.init_args.dim=48", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    net = config["model"]["init_args"]["net"]
+    assert net["init_args"]["dim"] == 48 and net["init_args"]["layers"] == 10 and net["init_args"]["n"] == 4
+    assert config["model"]["init_args"]["warmup"] == 2 and config["model"]["init_args"]["floor"] == 0.03
+
+
+def test_data_and_seed_reach_the_model(fitted):
+    cli, _ = fitted
+    assert (cli.model.vocab, cli.model.context, cli.model.seed, cli.datamodule.seed) == (257, 64, 0, 0)
+    assert cli.model.net.config["dim"] == 32
+
+
+def test_run_leaves_config_checkpoints_and_a_net_that_loads(fitted):
+    cli, folder = fitted
+    run = folder / "runs/mtp-code/version_0"
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 0
+    net = from_pretrained(run / "pretrained")
+    for name, weight in cli.model.net.state_dict().items():
+        assert torch.equal(weight, net.state_dict()[name])
+
+
+def test_saved_config_alone_repeats_the_run(fitted):
+    cli, folder = fitted
+    again = main(["fit", "-c", str(folder / "runs/mtp-code/version_0/config.yaml")])
+    assert float(again.trainer.callback_metrics["val/loss"]) == float(cli.trainer.callback_metrics["val/loss"])
+
+
+def test_validation_equals_a_count_by_hand(fitted):
+    cli, _ = fitted
+    metrics = cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+    nll = total_bytes = tokens = 0
+    cli.model.net.eval()
+    for batch in cli.datamodule.val_dataloader():
+        counted = batch["mask"][:, 1:65]
+        with torch.autocast("cpu", torch.bfloat16):
+            nll += (cli.model.net.nll(batch) * counted).sum().item()
+        tokens += counted.sum().item()
+        total_bytes += (batch["bytes"][:, 1:65] * counted).sum().item()
+    assert metrics["val/next"] == pytest.approx(nll / tokens, rel=1e-5)
+    assert metrics["val/bits_per_byte"] == pytest.approx(nll / total_bytes / math.log(2), rel=1e-5)
+    heads = sum(metrics[f"val/{k}"] for k in ("next", "head2", "head3", "head4"))
+    assert metrics["val/loss"] == pytest.approx(heads, rel=1e-5)
+
+
+def test_tensorboard_holds_what_a_reader_looks_for(fitted):
+    events = EventAccumulator(str(fitted[1] / "runs/mtp-code/version_0"))
+    events.Reload()
+    tags = events.Tags()
+    expected = {"train/loss", "train/next", "train/head4", "val/bits_per_byte", "optim/learning_rate", "optim/gradient_norm",
+                "speed/tokens_per_second", "speed/flop_per_second", "speed/peak_memory_mib"}  # fmt: skip
+    assert expected <= set(tags["scalars"])
+    assert any(t.startswith("sample/0") for t in tags["tensors"])
+    plugins = events.summary_metadata
+    assert any("custom_scalars" in name for name in plugins) and any("_hparams_" in name for name in plugins)
+
+
+def test_measurements_of_the_run(fitted):
+    measured = fitted[0].model.measured
+    assert measured["tokens"] == 4 * 4 * 64
+    assert measured["parameters"] == sum(p.numel() for p in fitted[0].model.net.parameters())
+    hidden = 9 * 2 * 3 * 4 * 32 * 32  # a floor: the trunk's and heads' projections, forward and backward, per token
+    assert measured["flops"] / measured["tokens"] > hidden and measured["peak_memory_mib"] > 50
+
+
+def test_baseline_runs_too_and_generates(tmp_path, capsys):
+    main([*words(tmp_path, recipe="ntp/code"), "--trainer.max_steps=2", "--trainer.val_check_interval=2"])
+    capsys.readouterr()
+    main(["generate", str(tmp_path / "runs/ntp-code/version_0/pretrained"), "--prompt", "import ", "--tokens", "5"])
+    assert capsys.readouterr().out.startswith("import ")
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--model.init_args.net.init_args.heds=2", "unknown key 'heds'; did you mean 'heads'?"),
+        ("--model.init_args.warmpu=2", "unknown key 'warmpu'; did you mean 'warmup'?"),
+        ("--trainer.max_stepz=2", "unknown key 'trainer.max_stepz'; did you mean 'max_steps'?"),
+        ("--data.init_args.contxt=2", "unknown key 'contxt'; did you mean 'context'?"),
+        ("--trainer.max_steps=many", "trainer.max_steps"),
+        ("--model.init_args.net.class_path=zoo.mtp.MPT", "has no attribute 'MPT'"),
+        ("--model.init_args.net.init_args.n=10", "leave no trunk"),
+        ("--model.init_args.net.init_args.positions=32", "positions"),
+        ("--model.init_args.net.init_args.heads=5", "heads that divide dim"),
+        ("--data.init_args.files=['nowhere/*.txt']", "nowhere"),
+        ("--ckpt_path=nowhere.ckpt", "nowhere.ckpt"),
+        ("--data.init_args.tokenizer=nowhere.json", "nowhere.json"),
+    ],
+)
+def test_wrong_option_is_one_sentence(tmp_path, capsys, monkeypatch, option, sentence):
+    monkeypatch.setattr(sys, "argv", ["zoo"])
+    assert sentence in fails(capsys, [*words(tmp_path), option])
+
+
+def test_misspelt_section_of_a_file_is_not_ignored(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("modle: {}\n")
+    assert "unknown key 'modle'; did you mean 'model'?" in fails(capsys, [*words(tmp_path), "-c", str(tmp_path / "mine.yaml")])
+
+
+def test_missing_recipe_and_unknown_verb(tmp_path, capsys):
+    assert "no configuration file" in fails(capsys, ["fit", "-c", str(tmp_path / "none.yaml")])
+    assert "did you mean 'fit'" in fails(capsys, ["fti"])
+
+
+def test_truncated_shard_names_itself(fitted, capsys):
+    _, folder = fitted
+    shard = next((folder / "data").rglob("*train*.bin"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-2])
+    try:
+        assert shard.name in fails(capsys, words(folder, "validate"))
+    finally:
+        shard.write_bytes(whole)
+
+
+def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path, capsys):
+    options = ["--model.init_args.optimizer.init_args.lr=1e30", "--trainer.gradient_clip_val=null", "--last.every_n_train_steps=1"]
+    assert "NaN" in fails(capsys, [*words(tmp_path), *options])
+    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
+    assert checkpoint["global_step"] >= 1
+
+
+def test_full_disk_is_explained():
+    text = explain(OSError(errno.ENOSPC, "No space left on device", "last.ckpt"))
+    assert "no space is left" in text and "--ckpt_path" in text
