@@ -20,8 +20,9 @@ def fit_arguments(folder: Path, *more: str) -> list[str]:
     return [
         "fit", "-c", str(ROOT / "recipes/mtp/code.yaml"), "-c", str(ROOT / "recipes/scales/smoke.yaml"),
         "--data.init_args.source=files", f"--data.init_args.files=['{ROOT}/zoo/**/*.py']", f"--data.init_args.root={folder}/data",
-        "--data.init_args.prepare_workers=1", "--model.init_args.net.init_args.dropout=0.1", "--trainer.accumulate_grad_batches=2",
-        "--trainer.val_check_interval=10", "--trainer.max_steps=40", "--trainer.log_every_n_steps=1",
+        "--data.init_args.prepare_workers=1", "--model.init_args.net.init_args.dropout=0.1",
+        "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=10",
+        "--trainer.max_steps=40", "--trainer.log_every_n_steps=1",
         "--last.every_n_train_steps=3", f"--trainer.logger.init_args.save_dir={folder}/runs", *more,
     ]  # fmt: skip
 

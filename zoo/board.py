@@ -19,7 +19,6 @@ from torch.utils.flop_counter import flop_registry
 from zoo.generate import generate
 from zoo.optim import gradient_norm
 
-
 STATUS = Path("/proc/self/status")
 
 
@@ -42,7 +41,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 class _Flops(TorchDispatchMode):
-    """Adds up torch's own counts of every product that runs. (FlopCounterMode cannot see a backward pass inside a forward pass.)"""
+    """Adds up torch's own counts of every product that runs (FlopCounterMode fails on a backward pass inside a forward pass)."""
 
     total = 0
 
@@ -135,7 +134,7 @@ class Board(L.Callback):
     def _lay_out(self, trainer) -> None:
         names = sorted({k.split("/", 1)[1] for k in trainer.callback_metrics if k.startswith("val/")})
         parts = [n for n in names if n not in ("loss", "bits_per_byte")]
-        both = lambda name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]]  # noqa: E731
+        both = lambda name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]]
         layout = {
             "Nats per token": {name: both(name) for name in ["loss", *parts]},
             "Heads": {stage: ["Multiline", [f"^{stage}/{name}$" for name in parts]] for stage in ("train", "val")},
@@ -180,10 +179,11 @@ class Lines(ProgressBar):
             return
         if step % trainer.log_every_n_steps == 0 or step == last:
             spent = time.perf_counter() - self.started
-            rate = getattr(module, "measured", {}).get("tokens_per_second", 0.0)
             left = spent / (step - self.first) * max(0, last - step)
+            rate = getattr(module, "measured", {}).get("tokens_per_second", 0.0)
             loss = float(trainer.callback_metrics.get("train/next", outputs["loss"]))
-            print(f"step {step}/{last}  next-token loss {loss:.3f}  {rate:,.0f} tokens/s  {spent:.0f} s, {left:.0f} s to go", flush=True)
+            clock = f"{spent:.0f} s, {left:.0f} s to go"
+            print(f"step {step}/{last}  next-token loss {loss:.3f}  {rate:,.0f} tokens/s  {clock}", flush=True)
 
     def on_validation_end(self, trainer, module) -> None:
         self._show(trainer, "val")

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -45,6 +46,11 @@ class ZooCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        known = self._parser(args[0])._actions
+        check_top_level_keys(args[1:], list({action.dest.split(".")[0] for action in known}))
+        super().parse_arguments(parser, args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Meter, "meter")
@@ -93,7 +99,6 @@ def flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:
 
 def lightning_main(args: list[str]) -> ZooCLI:
     """Run one LightningCLI command given as a list of words; returns the CLI with its trainer, model and datamodule."""
-    check_top_level_keys(args)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device listings and tips
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches come from memory: 0 is fastest
@@ -124,15 +129,12 @@ def lightning_main(args: list[str]) -> ZooCLI:
 
 # -- one sentence for every wrong command line ---------------------------------------------------------------------
 def config_files(args: list[str]) -> list[Path]:
-    pairs = zip(args, args[1:], strict=False)
-    spaced = [b for a, b in pairs if a in ("-c", "--config")]
+    spaced = [b for a, b in itertools.pairwise(args) if a in ("-c", "--config")]
     return [Path(p) for p in spaced + [a.split("=", 1)[1] for a in args if a.startswith(("--config=", "-c="))]]
 
 
-def check_top_level_keys(args: list[str]) -> None:
+def check_top_level_keys(args: list[str], known: list[str]) -> None:
     """jsonargparse ignores an unknown top-level key of a file; a misspelt section must not be."""
-    known = ["seed_everything", "trainer", "model", "data", "meter", "board", "export", "best", "last", "ckpt_path", "weights_only",
-             "verbose", "return_predictions", "config"]  # fmt: skip
     for path in config_files(args):
         if path.is_file():
             for key in yaml.safe_load(path.read_text()) or {}:

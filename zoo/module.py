@@ -75,8 +75,8 @@ class LanguageModel(L.LightningModule):
     def _refuse_nan(self) -> None:
         if self._finite is not None and not bool(self._finite):
             raise FloatingPointError(
-                f"The training loss became NaN or infinite by step {self.global_step}; the last checkpoint is from before: resume "
-                "from it with --ckpt_path and a lower learning rate (or --trainer.gradient_clip_val, or precision 32)."
+                f"The training loss became NaN or infinite by step {self.global_step}; the last checkpoint is from before: "
+                "resume from it with --ckpt_path and a lower learning rate (or --trainer.gradient_clip_val, or precision 32)."
             )
 
     # -- validation and test: sums and counts are added, never means of means -----------------------------------

@@ -39,8 +39,8 @@ class AdamW(torch.optim.AdamW):
         decay_all: bool = False,
     ):
         super().__init__(_groups(net, weight_decay, decay_all), lr=lr, betas=betas, eps=eps, fused=True)
-        # Lightning refuses to clip a fused AdamW under autocast because it may unscale fp16 gradients by itself; told that it does
-        # not, the scaler (where there is one) unscales them before the clipping, as for any other optimizer.
+        # Lightning refuses to clip a fused AdamW under autocast, because it may unscale fp16 gradients by itself; told that it
+        # does not, the scaler (where there is one) unscales them before the clipping, as for any other optimizer.
         self._step_supports_amp_scaling = False
 
 

@@ -160,7 +160,11 @@ def test_truncated_shard_names_itself(fitted, capsys):
 
 
 def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path, capsys):
-    options = ["--model.init_args.optimizer.init_args.lr=1e30", "--trainer.gradient_clip_val=null", "--last.every_n_train_steps=1"]
+    options = [
+        "--model.init_args.optimizer.init_args.lr=1e30",
+        "--trainer.gradient_clip_val=null",
+        "--last.every_n_train_steps=1",
+    ]
     assert "NaN" in fails(capsys, [*words(tmp_path), *options])
     checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
     assert checkpoint["global_step"] >= 1

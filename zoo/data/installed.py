@@ -6,6 +6,7 @@ does not change when the lock file gains a package. No standard library, and no 
     python -m zoo.data.installed           what is kept and dropped, per kind and split
     python -m zoo.data.installed --lock    write versions and hashes of what is installed here into installed.txt
 """
+
 import base64
 import csv
 import hashlib
@@ -31,7 +32,8 @@ PART = 4_000_000  # bytes of code in one part
 # Built per platform or Python version, so they are neither read nor hashed.
 VARIES = re.compile(r"(?:^|/)(?:__config__|_?version|_distributor_init\w*)\.py$|^numpy/distutils/|\.dist-info/|(?:^|/)\.\./")
 GENERATED = re.compile(
-    rb"(?im)^[ \t]*#.*(?:auto(?:matically)?[- ]?generated|generated (?:by|from|with)|do not (?:edit|modify)|@generated)")
+    rb"(?im)^[ \t]*#.*(?:auto(?:matically)?[- ]?generated|generated (?:by|from|with)|do not (?:edit|modify)|@generated)"
+)
 LETTERS = bytes(i for i in range(128) if chr(i).isalpha())
 
 
@@ -68,8 +70,15 @@ class Installed(Source):
     Raises RuntimeError when a distribution is missing, has another version or has been edited.
     """
 
-    def __init__(self, kind: Literal["code", "prose"] = "code", megabytes: float | None = None, exclude: list[str] | None = None,
-                 verify: bool = True, lock: str | None = None, site: str | None = None):
+    def __init__(
+        self,
+        kind: Literal["code", "prose"] = "code",
+        megabytes: float | None = None,
+        exclude: list[str] | None = None,
+        verify: bool = True,
+        lock: str | None = None,
+        site: str | None = None,
+    ):
         if kind not in ("code", "prose"):
             raise ValueError(f"kind is {kind!r}: the installed corpus has 'code' and 'prose'")
         self.kind, self.megabytes, self.exclude, self.verify = kind, megabytes, list(exclude or []), verify
@@ -126,10 +135,10 @@ class Installed(Source):
         full = {split: 0.01 * size for split, size in room.items()} if self.megabytes else dict.fromkeys(room, 0)
         kept, seen = [], defaultdict(set)
         for file in files:
-            if room[file.split] <= full[file.split] or self.kind == "code" and file.size > room[file.split]:
+            if room[file.split] <= full[file.split] or (self.kind == "code" and file.size > room[file.split]):
                 continue
             data, size = self._bytes(file), file.size
-            reason = _unfit(data) or benchmark and overlaps(_text(data), benchmark) and "overlaps a benchmark"
+            reason = _unfit(data) or (benchmark and overlaps(_text(data), benchmark) and "overlaps a benchmark")
             if not reason and self.megabytes and self.kind == "prose":  # without a cap only `read` needs the prose
                 text = _new_prose(_text(data), seen[file.distribution])
                 size = len(text.encode())
@@ -166,8 +175,10 @@ class Installed(Source):
             here = Pin(pin.split, pin.name, distribution.version if distribution else "", _content(listing))
             wrong = self._complaint(pin, here)
             if wrong and self.verify:
-                raise RuntimeError(f"the installed corpus is made of {pin.name}=={pin.version}, but {wrong}: run `make setup`, "
-                                   "or accept another corpus with `verify=False`")
+                raise RuntimeError(
+                    f"the installed corpus is made of {pin.name}=={pin.version}, but {wrong}: run `make setup`, "
+                    "or accept another corpus with `verify=False`"
+                )
             if wrong:
                 warnings.warn(f"the installed corpus is not the pinned one ({pin.name}=={pin.version}: {wrong})", stacklevel=2)
             if distribution:
@@ -191,8 +202,10 @@ class Installed(Source):
         path = self._folders[file.distribution] / file.path
         data = path.read_bytes() if path.exists() else b""
         if _sha256(data) != file.sha256:
-            raise RuntimeError(f"{file.path} of {file.distribution} was edited or removed after it was installed: reinstall "
-                               f"{file.distribution}, or accept another corpus with `verify=False`")
+            raise RuntimeError(
+                f"{file.path} of {file.distribution} was edited or removed after it was installed: reinstall "
+                f"{file.distribution}, or accept another corpus with `verify=False`"
+            )
         return data
 
 
@@ -238,8 +251,10 @@ def _unfit(data: bytes) -> str | None:
     if len(data) > 1_000_000 or max(map(len, data.split(b"\n"))) > 2500:
         return "huge file or line"
     ink = len(data.translate(None, b" \t\r\n"))
-    share = {name: (len(data) - len(data.translate(None, characters))) / max(ink, 1)
-             for name, characters in (("letters", LETTERS), ("digits", b"0123456789"), ("quotes", b"'\","))}
+    share = {
+        name: (len(data) - len(data.translate(None, characters))) / max(ink, 1)
+        for name, characters in (("letters", LETTERS), ("digits", b"0123456789"), ("quotes", b"'\","))
+    }
     if share["letters"] < 0.5 or share["digits"] > 0.15 or share["quotes"] > 0.15:
         return "mostly data"
     try:
@@ -267,8 +282,10 @@ def relock(path: Path, site: str | None = None) -> None:
     missing = [pin.name for pin in read_lock(path) if pin.name not in {found.name for found, _ in source._found}]
     if missing:
         raise RuntimeError(f"{path} lists {', '.join(missing)}, not installed here: install them or take them off the list")
-    lines = [f"{pin.split:<11}{f'{pin.name}=={pin.version}':<27}{pin.content}  # {kept[pin.name] / 1e6:.1f} MB"
-             for pin, _ in source._found]
+    lines = [
+        f"{pin.split:<11}{f'{pin.name}=={pin.version}':<27}{pin.content}  # {kept[pin.name] / 1e6:.1f} MB"
+        for pin, _ in source._found
+    ]
     path.write_text("\n".join([*heading, *lines, ""]), encoding="utf-8")
 
 
@@ -277,8 +294,10 @@ def report() -> None:
     for kind in ("code", "prose"):
         source, start = Installed(kind), time.perf_counter()
         parts = source.parts()
-        print(f"{source.description}: {len(parts)} parts planned in {time.perf_counter() - start:.1f} s; "
-              f"files dropped: {', '.join(f'{count} {reason}' for reason, count in source.dropped.most_common())}")
+        print(
+            f"{source.description}: {len(parts)} parts planned in {time.perf_counter() - start:.1f} s; "
+            f"files dropped: {', '.join(f'{count} {reason}' for reason, count in source.dropped.most_common())}"
+        )
         size, count = Counter(), Counter()
         for document in source.documents():
             size[document.split] += len(document.text.encode())

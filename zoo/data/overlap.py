@@ -1,4 +1,5 @@
 """Decontamination: a document that shares 13 words in a row with a benchmark is not trained on."""
+
 import re
 from collections.abc import Iterable, Iterator
 
@@ -21,7 +22,7 @@ def ngrams(paths: Iterable[str]) -> set[str]:
             for text in _strings(row):
                 tokens = words(text)
                 for length in (PROBE, LENGTH):
-                    found.update(" ".join(tokens[i:i + length]) for i in range(len(tokens) - length + 1))
+                    found.update(" ".join(tokens[i : i + length]) for i in range(len(tokens) - length + 1))
     return found
 
 
@@ -29,9 +30,12 @@ def overlaps(text: str, grams: set[str]) -> bool:
     """Whether a text shares 13 words in a row with what `grams` was made of. Looks at every 10th word, and around it where the 4
     words from there on are known."""
     tokens = words(text)
-    return any(" ".join(tokens[start:start + LENGTH]) in grams
-               for probe in range(0, len(tokens), STRIDE) if " ".join(tokens[probe:probe + PROBE]) in grams
-               for start in range(max(probe - STRIDE + 1, 0), min(probe, len(tokens) - LENGTH) + 1))
+    return any(
+        " ".join(tokens[start : start + LENGTH]) in grams
+        for probe in range(0, len(tokens), STRIDE)
+        if " ".join(tokens[probe : probe + PROBE]) in grams
+        for start in range(max(probe - STRIDE + 1, 0), min(probe, len(tokens) - LENGTH) + 1)
+    )
 
 
 def _strings(value: object) -> Iterator[str]:

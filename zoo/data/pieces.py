@@ -1,4 +1,5 @@
 """Reading files piece by piece: a piece is what one worker reads of a file; where pieces begin never changes what is read."""
+
 import gzip
 import hashlib
 import json
@@ -9,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import IO, NamedTuple
 
-PART = 64_000_000  # bytes that one worker takes at a time
+PART = 16_000_000  # bytes that one worker takes at a time
 
 
 class Piece(NamedTuple):
     """Bytes [start, stop) of a file, both moved on to a line end, or row groups [start, stop) of parquet; None is the end."""
+
     path: str
     start: int
     stop: int | None
@@ -138,6 +140,7 @@ def _place(path: str, position: int) -> str:
 
 def _parquet(path: str):
     import pyarrow.parquet
+
     try:
         return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:

@@ -3,6 +3,7 @@
 The text is found by one regular expression and not by `ast`: that is 30 times faster, the same on every Python version (a file
 with newer syntax still reads), and sees comments and the doc strings that packages pass as arguments, like numpy's `add_newdoc`.
 """
+
 import re
 
 # One alternative per thing a quote or a hash can start; strings on one line are matched only to be stepped over.
@@ -10,13 +11,16 @@ TEXTS = re.compile(
     r"(?:(?<=\n)|\A)(?P<comment>[ \t]*\#[^\n]*(?:\n[ \t]*\#[^\n]*)+)|\#[^\n]*"
     r'|"""(?P<double>[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*)"""'
     r"|'''(?P<single>[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*)'''"
-    r"""|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*'""", re.S)
+    r"""|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*'""",
+    re.S,
+)
 SHORTEST = 30  # characters of a paragraph
 VERBATIM = (">>>", "...", "..", "|", "+-", "==", "--", "~~", "$", "@")  # doctests, directives, tables, underlines, commands
 HEADER = re.compile(r"[\w*, .`\[\]]+ : ")  # numpy style: "axis : int, optional"; the description is on the next line
 ITEM = re.compile(  # list marker, or "name (type): " and ":param name: " before a description on the same line
     r"(?:[-*+•] |\d{1,2}[.)] |:(?:param|arg|return|raise|type|rtype|keyword|var|ivar)\w*[^:]*:"
-    r"|[*\w.\[\], ]{1,40}(?: ?\([^()]*(?:\([^()]*\)[^()]*)*\))?: )")
+    r"|[*\w.\[\], ]{1,40}(?: ?\([^()]*(?:\([^()]*\)[^()]*)*\))?: )"
+)
 ROLE = re.compile(r":[\w:.+-]+:`[!~]?\.?([^`<]*?)(?: ?<[^`>]*>)?`")  # :func:`~numpy.abs` -> numpy.abs
 EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}(\w[^*]*)\*{1,2}(?![\w*])")
 MARKS = re.compile(r"`+| ?\[\d+\]_|\\(?=[*_`])")
@@ -57,7 +61,7 @@ def paragraphs(block: str) -> list[str]:
             continue
         if not current:
             indent, item = depth if number else None, start  # the line of the opening quotes has no indentation of its own
-            text = text[start.end():].lstrip() if start else text
+            text = text[start.end() :].lstrip() if start else text
         if text:
             current.append(text)
     return done

@@ -3,6 +3,7 @@
 Anything with `description`, `fingerprint`, `parts()`, `read(part)` and `documents()` is a source. It must pickle: parts are read
 by several processes, and the documents of a corpus never depend on how many there are. `Installed` has its own file.
 """
+
 import glob
 import hashlib
 import json
@@ -64,8 +65,14 @@ class Files(Source):
     Raises, when it plans or reads, FileNotFoundError for a pattern without files and ValueError for a file that cannot be read.
     """
 
-    def __init__(self, patterns: list[str] | str, column: str | None = None, validation: float = 0.01, test: float = 0.01,
-                 longest: int = 8_000_000):
+    def __init__(
+        self,
+        patterns: list[str] | str,
+        column: str | None = None,
+        validation: float = 0.01,
+        test: float = 0.01,
+        longest: int = 8_000_000,
+    ):
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         self.column, self.validation, self.test, self.longest = column, validation, test, longest
 
@@ -123,8 +130,10 @@ class Files(Source):
                         return {}
         count = sum(map(len, ids.values()))
         if count < len(wanted):
-            raise ValueError(f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
-                             "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0")
+            raise ValueError(
+                f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
+                "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0"
+            )
         rescued: dict[str, str] = {}
         for split in [split for split in wanted if not ids[split]]:
             rescued[min(max(ids.values(), key=len) - rescued.keys())] = split
@@ -144,9 +153,18 @@ class Hub(Source):
     Raises RuntimeError when the data set cannot be reached, ValueError when it has no such column.
     """
 
-    def __init__(self, name: str, config: str | None = None, column: str = "text", split: str = "train",
-                 revision: str | None = None, data_files: list[str] | None = None, megabytes: float | None = None,
-                 validation: float | None = None, test: float | None = None):
+    def __init__(
+        self,
+        name: str,
+        config: str | None = None,
+        column: str = "text",
+        split: str = "train",
+        revision: str | None = None,
+        data_files: list[str] | None = None,
+        megabytes: float | None = None,
+        validation: float | None = None,
+        test: float | None = None,
+    ):
         self.name, self.config, self.column, self.split = name, config, column, split
         self.revision, self.data_files, self.megabytes = revision, data_files, megabytes
         share = max(0.0005, min(0.05, 1 / megabytes)) if megabytes else 0.0005
@@ -197,9 +215,11 @@ class Hub(Source):
     def _opened(self):
         if self._dataset is None:
             import datasets
+
             try:
-                self._dataset = datasets.load_dataset(self.name, self.config, split=self.split, revision=self.revision,
-                                                      data_files=self.data_files, streaming=True)
+                self._dataset = datasets.load_dataset(
+                    self.name, self.config, split=self.split, revision=self.revision, data_files=self.data_files, streaming=True
+                )
             except Exception as error:  # as above
                 raise self._unreachable(error) from error
         return self._dataset
@@ -207,5 +227,7 @@ class Hub(Source):
     def _unreachable(self, error: Exception) -> RuntimeError:
         offline = " while HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else ""
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": .")
-        return RuntimeError(f"the data set {self.name!r} could not be read{offline} ({reason}): check its name and the network, "
-                            "or use `source: installed` or `source: files`, which need none")
+        return RuntimeError(
+            f"the data set {self.name!r} could not be read{offline} ({reason}): check its name and the network, "
+            "or use `source: installed` or `source: files`, which need none"
+        )

@@ -1,4 +1,5 @@
 """Sources: what is read never depends on who reads it, splits are decided once, and bad input is named."""
+
 import gzip
 import json
 import pickle
@@ -17,8 +18,10 @@ from zoo.data.sources import Files, Hub, split_of
 
 def sentences(count, seed=0):
     rng = random.Random(seed)
-    return [" ".join(rng.choice("the cat saw a dog under some tree é 漢".split()) for _ in range(rng.randint(3, 60))) + f" {i}."
-            for i in range(count)]
+    return [
+        " ".join(rng.choice("the cat saw a dog under some tree é 漢".split()) for _ in range(rng.randint(3, 60))) + f" {i}."
+        for i in range(count)
+    ]
 
 
 def write_lines(path, texts, column="text"):
@@ -127,7 +130,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         for i in range(12_000):  # 12 MB
             file.write(line.replace(b"some", b"%d" % i) + b"\n")
     source = Files(str(tmp_path / "a.jsonl.gz"))
-    part, = source.parts()
+    (part,) = source.parts()
     tracemalloc.start()
     assert sum(1 for _ in source.read(part)) == 12_000
     peak = tracemalloc.get_traced_memory()[1]
@@ -141,8 +144,15 @@ def test_fingerprint_follows_content_and_options(tmp_path):
     moved = shutil.copy(path, tmp_path / "other" / "b.jsonl")
     assert Files(path).fingerprint == Files(str(moved)).fingerprint
     edited = write_lines(tmp_path / "a2.jsonl", sentences(50, seed=1))
-    different = [Files(path), Files(edited), Files([path, moved]), Files(path, column="id"), Files(path, validation=0.1),
-                 Files(path, test=0.1), Files(path, longest=9)]
+    different = [
+        Files(path),
+        Files(edited),
+        Files([path, moved]),
+        Files(path, column="id"),
+        Files(path, validation=0.1),
+        Files(path, test=0.1),
+        Files(path, longest=9),
+    ]
     assert len({source.fingerprint for source in different}) == 7
     big = tmp_path / "big.txt"
     big.write_bytes(b"a" * 5_000_000)
@@ -188,7 +198,7 @@ def test_missing_files_and_columns_are_named(tmp_path):
 
 def test_lone_surrogates_become_writable(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d b"}\n')
-    document, = Files(str(tmp_path / "a.jsonl"), validation=0, test=0).documents()
+    (document,) = Files(str(tmp_path / "a.jsonl"), validation=0, test=0).documents()
     assert document.text.encode() == b"a ? b"
 
 
@@ -224,6 +234,7 @@ def test_hub_errors_name_the_fix(shards, monkeypatch, tmp_path):
 
     def offline(*args, **kwargs):
         raise ConnectionError("Couldn't reach 'some/set' on the Hub\nand more")
+
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = "'some/set' could not be read while HF_HUB_OFFLINE is set .*source: installed"
