@@ -31,7 +31,7 @@ check: $(STAMP)  ## lint, tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(MAKE) --no-print-directory test
 
 bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, about ten minutes)
-	@$(BIN)/python -m benchmarks.bench
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.bench
 
 board: $(STAMP)  ## TensorBoard over all runs
 	@$(BIN)/tensorboard --logdir runs

@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 from benchmarks.spec import ROOT
 
+CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, wherever specs and records are
+
 OWN_SCALES = ("smoke", "laptop")
 
 
@@ -128,7 +130,13 @@ def imported_code() -> dict[str, str]:
     """File under the repository -> hash of its text, for every module of `zoo` that is imported."""
     sources = (getattr(m, "__file__", None) for name, m in list(sys.modules.items()) if name.split(".")[0] == "zoo")
     files = sorted({Path(source).resolve() for source in sources if source})
-    return {os.path.relpath(path, ROOT): _digest(path.read_bytes()) for path in files}
+    return {os.path.relpath(path, CHECKOUT): _digest(path.read_bytes()) for path in files}
+
+
+def stale(record: Record) -> bool:
+    """Whether a file of `zoo` that the run imported has changed or gone since."""
+    files = {CHECKOUT / name: sha for name, sha in record.code.items()}
+    return any(not file.exists() or _digest(file.read_bytes()) != sha for file, sha in files.items())
 
 
 def _digest(content: str | bytes) -> str:

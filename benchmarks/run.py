@@ -60,6 +60,9 @@ def _is_done(run: Run, done: dict[str, Record], fingerprints: dict[str, str]) ->
     known = done.get(record.identity(config))
     if known is None:
         return False
+    if record.stale(known):
+        print(f"{run.row}, seed {run.seed}: the code has changed since its record of {known.date[:10]}; it runs again")
+        return False
     name = record.identity(config["data"])
     if name not in fingerprints:
         try:

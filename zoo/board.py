@@ -1,6 +1,8 @@
 """What a run shows of itself: TensorBoard scalars, layout and samples, one line per log step, and its own measurements."""
 
 import contextlib
+import errno
+import os
 import re
 import resource
 import sys
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,8 +50,10 @@ class _Flops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        packet = func._overloadpacket
+        packet = getattr(torch.ops.aten, str(packet).split(".")[-1].rstrip("_"), packet)  # addmm_ costs what addmm does
+        if packet in flop_registry:
+            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
         return out
 
 
@@ -57,7 +62,8 @@ def training_flops(make_net: Callable[[], nn.Module], batch: dict[str, torch.Ten
 
     A multiply-add is two; attention is counted over all pairs, as is usual.
     """
-    with torch.device("meta"), _Flops() as flops:
+    # Eager: a net that is to be compiled must not meet its compiler under this mode, which would leave it uncompiled for good.
+    with torch.compiler.set_stance("force_eager"), torch.device("meta"), _Flops() as flops:
         net = make_net().train()
         net({name: torch.empty_like(x, device="meta") for name, x in batch.items()})["loss"].backward()
     return flops.total
@@ -125,7 +131,7 @@ class Board(L.Callback):
             module.log("optim/gradient_norm", norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
             module.log("optim/learning_rate", optimizer.param_groups[0]["lr"])
 
-    def on_validation_epoch_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer, module) -> None:  # the epoch's metrics are there from now on
         if isinstance(trainer.logger, TensorBoardLogger) and not trainer.sanity_checking and trainer.is_global_zero:
             if not self.laid_out:
                 self._lay_out(trainer)
@@ -195,6 +201,37 @@ class Lines(ProgressBar):
         if self.shown and not trainer.sanity_checking:
             shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")}
             print("  ".join(f"{k} {v:.4f}" for k, v in shown.items()), flush=True)
+
+
+class Last(ModelCheckpoint):
+    """`last.ckpt`: every so many steps, and at the end of the run."""
+
+    def on_train_end(self, trainer, module) -> None:
+        if not trainer.fast_dev_run and self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class BesideIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a kill or a full disk leaves the one before untouched.
+
+    (Lightning's own way goes through the system's temporary folder, often another disk, from which files are copied over.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(target.name + ".tmp")
+        try:
+            with beside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            beside.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(errno.ENOSPC, f"could not be written ({error})", str(target)) from error
 
 
 def progress() -> ProgressBar:

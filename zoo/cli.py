@@ -1,4 +1,4 @@
-"""The command line: `zoo fit|validate|test|predict` are LightningCLI's, `zoo prepare|generate` are ours."""
+"""The command line: `zoo fit|validate|test` are LightningCLI's, `zoo prepare|generate` are ours."""
 
 import argparse
 import difflib
@@ -7,6 +7,7 @@ import inspect
 import itertools
 import logging
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import zoo.shard  # noqa: F401  (registers the strategy fsdp2)
-from zoo.board import Board, Export, Meter, progress
+from zoo.board import BesideIO, Board, Export, Last, Meter, progress
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # else `${data…}` is not found under a subcommand
 
@@ -45,7 +46,20 @@ class ZooCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
+        verbs = LightningCLI.subcommands()
+        del verbs["predict"]  # a language model's predictions are what `generate` prints
+        return {**verbs, "prepare": {"model", "datamodule"}}
+
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        try:
+            super()._parse_ckpt_path()
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged or no checkpoint of a run: take another one, best.ckpt for instance.") from error
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        self.trainer.strategy.checkpoint_io = BesideIO()
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         known = self._parser(args[0])._actions
@@ -57,7 +71,7 @@ class ZooCLI(LightningCLI):
         parser.add_lightning_class_args(Board, "board")
         parser.add_lightning_class_args(Export, "export")
         parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(Last, "last")
         parser.set_defaults(
             {
                 "best.filename": "best",
@@ -137,7 +151,11 @@ def check_top_level_keys(args: list[str], known: list[str]) -> None:
     """jsonargparse ignores an unknown top-level key of a file; a misspelt section must not be."""
     for path in config_files(args):
         if path.is_file():
-            for key in yaml.safe_load(path.read_text()) or {}:
+            try:
+                sections = yaml.safe_load(path.read_text()) or {}
+            except yaml.YAMLError as error:
+                raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+            for key in sections:
                 if key not in known:
                     raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
 
@@ -206,7 +224,7 @@ def generate_main(args: list[str]) -> None:
 
 VERBS = {"generate": generate_main}
 USAGE = """usage: zoo VERB …
-  fit | validate | test | predict   LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value
+  fit | validate | test             LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value
   prepare                           build the token store of a recipe (fit does it too, when it is missing)
   generate FOLDER                   continue a prompt with a saved net
 `zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run."""
@@ -227,7 +245,7 @@ def main(args: list[str] | None = None) -> ZooCLI | None:
         sys.exit(f"zoo: there is no verb {args[0]!r}{did_you_mean(args[0], [*ZooCLI.subcommands(), *VERBS])}")
     try:
         return VERBS[args[0]](args[1:]) if args[0] in VERBS else lightning_main(args)
-    except (ValueError, RuntimeError, FloatingPointError, OSError) as error:
+    except Exception as error:
         if os.environ.get("ZOO_TRACEBACK"):
             raise
         sys.exit(f"zoo: {explain(error)}")
@@ -235,11 +253,13 @@ def main(args: list[str] | None = None) -> ZooCLI | None:
 
 def explain(error: Exception) -> str:
     """One sentence for a failure that a user can mend."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in str(error):
+        where = getattr(error, "filename", None) or "the run folder"
         return (
-            f"no space is left on the disk of {error.filename or 'the run folder'}; free some and resume with --ckpt_path=<run "
-            "folder>/checkpoints/last.ckpt (what was written before is intact)."
+            f"no space is left on the disk of {where}; free some and resume with --ckpt_path=<run folder>/checkpoints/last.ckpt "
+            "(what was written before is intact)."
         )
     text = " ".join(str(error).split())
     own = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
-    return text if own else f"{text} (ZOO_TRACEBACK=1 shows where)"
+    return text if own else f"{type(error).__name__}: {text} (ZOO_TRACEBACK=1 shows where)"

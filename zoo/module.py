@@ -70,13 +70,21 @@ class LanguageModel(L.LightningModule):
             self._refuse_nan()  # on a GPU the question is a synchronisation, so it is asked at log steps only
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        self._refuse_nan()  # a checkpoint on disk is always one from before the loss was lost
+        """Refuse to replace a good checkpoint by one whose loss or weights are lost."""
+        if self._finite is not None:
+            weights = [torch.isfinite(p.detach()).all() for p in self.parameters()]
+            weights = torch.stack([w.full_tensor() if hasattr(w, "full_tensor") else w for w in weights]).all()
+            self._finite = self._finite & weights
+        self._refuse_nan()
 
     def _refuse_nan(self) -> None:
-        if self._finite is not None and not bool(self._finite):
+        if self._finite is None:
+            return
+        lost = self.trainer.strategy.reduce((~self._finite).float(), reduce_op="sum")  # one process tells the others
+        if bool(lost):
             raise FloatingPointError(
-                f"The training loss became NaN or infinite by step {self.global_step}; the last checkpoint is from before: "
-                "resume from it with --ckpt_path and a lower learning rate (or --trainer.gradient_clip_val, or precision 32)."
+                f"Loss or weights became NaN or infinite by step {self.global_step}; no checkpoint was replaced: "
+                "resume from one with --ckpt_path and a lower learning rate (or a gradient clip, or precision 32)."
             )
 
     # -- validation and test: sums and counts are added, never means of means -----------------------------------
@@ -89,12 +97,16 @@ class LanguageModel(L.LightningModule):
     def _count(self, batch: dict[str, Tensor]) -> None:
         parts = self.net(batch)["parts"]
         for name, (total, count) in parts.items():
-            pair = torch.stack([torch.as_tensor(total), torch.as_tensor(count)]).detach().double()
+            pair = torch.stack([torch.as_tensor(total), torch.as_tensor(count)]).detach().to(self._exact)
             self._totals[name] = self._totals.get(name, 0) + pair
         if "bytes" in batch:
             targets = slice(1, batch["tokens"].shape[1] - self.net.ahead + 1)
             total = (batch["bytes"] * batch["mask"])[:, targets].sum()
-            self._totals["bytes"] = self._totals.get("bytes", 0) + total.double()
+            self._totals["bytes"] = self._totals.get("bytes", 0) + total.to(self._exact)
+
+    @property
+    def _exact(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no fp64
 
     def on_validation_epoch_start(self) -> None:
         self._totals = {}

@@ -50,7 +50,7 @@ class Muon(Optimizer):
     One object, because automatic optimization, clipping and the schedule then treat it as any other optimizer.
 
     Args:
-        net: the network whose parameters are trained; `net.vocab` tells the vocabulary matrices from the hidden ones.
+        net: the network whose parameters are trained; `net.trunk.unembedding` is not a hidden matrix.
         lr: peak learning rate of the hidden matrices.
         adamw_lr: peak learning rate of the rest.
         momentum: Nesterov momentum of the hidden matrices.
@@ -69,9 +69,10 @@ class Muon(Optimizer):
         weight_decay: float = 0.01,
         ns_steps: int = 5,
     ):
-        hidden = {
-            m.weight for m in net.modules() if isinstance(m, nn.Linear) and net.vocab not in m.weight.shape
-        }  # a vocabulary matrix is a table of rows, not a map between hidden spaces
+        if any(hasattr(p, "full_tensor") for p in net.parameters()):
+            raise ValueError("Muon needs whole matrices, and fsdp2 has sharded them: take zoo.optim.AdamW, or the strategy ddp.")
+        # The unembedding is a table of rows, not a map between hidden spaces.
+        hidden = {m.weight for m in net.modules() if isinstance(m, nn.Linear)} - {net.trunk.unembedding}
         rest = [p for p in net.parameters() if p.requires_grad and p not in hidden]
         matrices = [p for p in net.parameters() if p.requires_grad and p in hidden]
         self._parts = [

@@ -97,16 +97,16 @@ def test_tensorboard_holds_what_a_reader_looks_for(fitted):
                 "speed/tokens_per_second", "speed/flop_per_second", "speed/peak_memory_mib"}  # fmt: skip
     assert expected <= set(tags["scalars"])
     assert any(t.startswith("sample/0") for t in tags["tensors"])
-    plugins = events.summary_metadata
-    assert any("custom_scalars" in name for name in plugins) and any("_hparams_" in name for name in plugins)
+    layout = str(events.Tensors("custom_scalars__config__")[0].tensor_proto)
+    assert "val/head4" in layout and "train/next" in layout
+    assert any("_hparams_" in name for name in events.summary_metadata)
 
 
 def test_measurements_of_the_run(fitted):
     measured = fitted[0].model.measured
     assert measured["tokens"] == 4 * 4 * 64
     assert measured["parameters"] == sum(p.numel() for p in fitted[0].model.net.parameters())
-    hidden = 9 * 2 * 3 * 4 * 32 * 32  # a floor: the trunk's and heads' projections, forward and backward, per token
-    assert measured["flops"] / measured["tokens"] > hidden and measured["peak_memory_mib"] > 50
+    assert measured["peak_memory_mib"] > 50
 
 
 def test_baseline_runs_too_and_generates(tmp_path, capsys):
@@ -160,14 +160,33 @@ def test_truncated_shard_names_itself(fitted, capsys):
 
 
 def test_nan_stops_before_a_checkpoint_is_overwritten(tmp_path, capsys):
-    options = [
-        "--model.init_args.optimizer.init_args.lr=1e30",
-        "--trainer.gradient_clip_val=null",
-        "--last.every_n_train_steps=1",
-    ]
-    assert "NaN" in fails(capsys, [*words(tmp_path), *options])
-    checkpoint = torch.load(next(tmp_path.rglob("last.ckpt")), weights_only=True)
-    assert checkpoint["global_step"] >= 1
+    every = "--last.every_n_train_steps=1"
+    good = main([*words(tmp_path), every, "--trainer.max_steps=2", "--trainer.val_check_interval=2"])
+    path = Path(good.trainer.log_dir) / "checkpoints/last.ckpt"
+    before = path.read_bytes()
+    wild = ["--model.init_args.optimizer.init_args.lr=1e38", "--model.init_args.warmup=1"]
+    assert "NaN" in fails(capsys, [*words(tmp_path), every, *wild, f"--last.dirpath={path.parent}"])
+    assert path.read_bytes() == before
+
+
+def test_last_checkpoint_is_the_end_of_the_run_and_goes_on(tmp_path):
+    cli = main([*words(tmp_path), "--last.every_n_train_steps=3"])
+    path = Path(cli.trainer.log_dir) / "checkpoints/last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 4
+    assert main([*words(tmp_path), "--trainer.max_steps=6", f"--ckpt_path={path}"]).trainer.global_step == 6
+
+
+def test_damaged_checkpoint_and_broken_yaml(tmp_path, capsys):
+    (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
+    assert "damaged" in fails(capsys, [*words(tmp_path), f"--ckpt_path={tmp_path}/last.ckpt"])
+    (tmp_path / "broken.yaml").write_text("model: {init_args: [")
+    assert "is no YAML" in fails(capsys, [*words(tmp_path), "-c", str(tmp_path / "broken.yaml")])
+
+
+def test_missing_gpu_is_one_sentence(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert "cuda" in fails(capsys, [*words(tmp_path), "--trainer.accelerator=cuda"]).lower()
 
 
 def test_full_disk_is_explained():

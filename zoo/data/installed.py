@@ -177,7 +177,7 @@ class Installed(Source):
             if wrong and self.verify:
                 raise RuntimeError(
                     f"the installed corpus is made of {pin.name}=={pin.version}, but {wrong}: run `make setup`, "
-                    "or accept another corpus with `verify=False`"
+                    "or accept another corpus with `--data.init_args.verify=false`"
                 )
             if wrong:
                 warnings.warn(f"the installed corpus is not the pinned one ({pin.name}=={pin.version}: {wrong})", stacklevel=2)
@@ -204,7 +204,7 @@ class Installed(Source):
         if _sha256(data) != file.sha256:
             raise RuntimeError(
                 f"{file.path} of {file.distribution} was edited or removed after it was installed: reinstall "
-                f"{file.distribution}, or accept another corpus with `verify=False`"
+                f"{file.distribution}, or accept another corpus with `--data.init_args.verify=false`"
             )
         return data
 

@@ -41,12 +41,14 @@ ARGUMENTS = """
         vocab_size: number of ids of tokenizer bpe, the end token included.
         context: tokens per window (T).
         batch: windows per device and micro-step.
-        eval_tokens: at most so many tokens are scored per validation or test pass, in windows spread over the split; None: all.
+        eval_bytes: about so much text is scored per validation or test pass, in windows spread over the split, the same amount
+            for any tokenizer; None: all.
         root: folder that holds the token stores.
         prepare_workers: processes that build the store; None takes one per core.
         loader_workers: processes that load batches; 0 loads them in the training process, which is fast enough.
         seed: of the order of the training windows.
         exclude: benchmark files (.jsonl, .jsonl.gz), for source installed: what shares 13 words in a row with them is dropped.
+        verify: False accepts other versions of the installed packages than the pinned ones: another corpus.
     """
 
 
@@ -70,12 +72,13 @@ class TokenData(LightningDataModule):
         vocab_size: int,
         context: int,
         batch: int,
-        eval_tokens: int | None,
+        eval_bytes: int | None,
         root: str,
         prepare_workers: int | None,
         loader_workers: int,
         seed: int,
         exclude: list[str] | None,
+        verify: bool,
     ):
         super().__init__()
         if (source == "files") != bool(files):
@@ -84,7 +87,7 @@ class TokenData(LightningDataModule):
             raise ValueError("data.exclude works with `data.source: installed` only: remove it, or filter the text yourself")
         if min(context, batch) < 1:
             raise ValueError(f"data.context ({context}) and data.batch ({batch}) must be at least 1")
-        self.source, self.context, self.batch, self.eval_tokens, self.seed = source, context, batch, eval_tokens, seed
+        self.source, self.context, self.batch, self.eval_bytes, self.seed = source, context, batch, eval_bytes, seed
         self.tokenizer_name, self.vocab_size, self.root = tokenizer, vocab_size, Path(root)
         self.prepare_workers, self.loader_workers, self.megabytes = prepare_workers, loader_workers, megabytes
         if source == "files":
@@ -92,7 +95,7 @@ class TokenData(LightningDataModule):
         elif source == "hub":
             self.corpus = Hub(hub, hub_config, column or "text", megabytes=megabytes)
         else:
-            self.corpus = Installed(kind, megabytes, exclude)
+            self.corpus = Installed(kind, megabytes, exclude, verify)
         self.stores: dict[str, TokenStore] = {}
         self._told: set[str] = set()
 
@@ -213,7 +216,9 @@ class TokenData(LightningDataModule):
 
     def _evaluation(self, split: str) -> Loader:
         count = self.windows(split)
-        scored = count if self.eval_tokens is None else min(count, max(1, self.eval_tokens // self.context))
+        total = self.stores[split].manifest["splits"][split]
+        tokens = count * self.context if self.eval_bytes is None else self.eval_bytes * total["tokens"] // max(1, total["bytes"])
+        scored = min(count, max(1, tokens // self.context))
         batches = self._batches(split, partial(spread, count=count, scored=scored), scored)
         return self._loader(batches, math.ceil(scored / (batches.world * self.batch)))
 
@@ -247,15 +252,16 @@ class OpenWebText(TokenData):
         vocab_size: int = 32000,
         context: int = 1024,
         batch: int = 8,
-        eval_tokens: int | None = None,
+        eval_bytes: int | None = None,
         root: str = "data",
         prepare_workers: int | None = None,
         loader_workers: int = 0,
         seed: int = 0,
         exclude: list[str] | None = None,
+        verify: bool = True,
     ):
         super().__init__("prose", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch,
-                         eval_tokens, root, prepare_workers, loader_workers, seed, exclude)  # fmt: skip
+                         eval_bytes, root, prepare_workers, loader_workers, seed, exclude, verify)  # fmt: skip
 
 
 class Code(TokenData):
@@ -274,16 +280,17 @@ class Code(TokenData):
         vocab_size: int = 32000,
         context: int = 4096,
         batch: int = 2,
-        eval_tokens: int | None = None,
+        eval_bytes: int | None = None,
         root: str = "data",
         prepare_workers: int | None = None,
         loader_workers: int = 0,
         seed: int = 0,
         exclude: list[str] | None = None,
+        verify: bool = True,
     ):
         column = "content" if source == "hub" and column is None else column
         super().__init__("code", source, files, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch,
-                         eval_tokens, root, prepare_workers, loader_workers, seed, exclude)  # fmt: skip
+                         eval_bytes, root, prepare_workers, loader_workers, seed, exclude, verify)  # fmt: skip
 
 
 def sample(corpus, size: int) -> Iterator[str]:

@@ -230,7 +230,7 @@ def test_edited_and_removed_files_are_noticed(site):
         assert loose.fingerprint != untouched.fingerprint
     for damage in (lambda: victim.write_text(original.replace("math", "MATH")), victim.unlink):
         damage()
-        message = r"alpha/sub1/m1\.py of alpha was edited or removed .*reinstall alpha.*verify=False"
+        message = r"alpha/sub1/m1\.py of alpha was edited or removed .*reinstall alpha.*verify=false"
         with pytest.raises(RuntimeError, match=message):
             site().parts()
         with pytest.raises(RuntimeError, match=message):

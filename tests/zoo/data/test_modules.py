@@ -85,12 +85,12 @@ def test_the_seed_makes_the_order(data):
     assert (first[0] != first[1]).any() and (first[0] == next(iter(data().train_dataloader()))["tokens"]).all()
 
 
-@pytest.mark.parametrize("eval_tokens", [None, 1, 7 * T, 7 * T + 5])
+@pytest.mark.parametrize("eval_bytes", [None, 1, 7 * T, 7 * T + 5])
 @pytest.mark.parametrize("world, batch", [(1, 4), (1, 5), (2, 3), (3, 64)])
-def test_evaluation_scores_the_same_windows_for_any_batch_and_world(data, eval_tokens, world, batch, attach):
-    made = data(eval_tokens=eval_tokens, batch=batch)
+def test_evaluation_scores_the_same_windows_for_any_batch_and_world(data, eval_bytes, world, batch, attach):
+    made = data(eval_bytes=eval_bytes, batch=batch)
     count = made.windows("validation")
-    scored = count if eval_tokens is None else max(1, eval_tokens // T)
+    scored = count if eval_bytes is None else max(1, tokens_of(made, eval_bytes) // T)
     store = TokenStore(made.folder, "validation")
     expected = store.windows(np.arange(scored) * count // scored * T, T + 1)
     ranks = [list(attach(made, rank, world).val_dataloader()) for rank in range(world)]
@@ -100,6 +100,12 @@ def test_evaluation_scores_the_same_windows_for_any_batch_and_world(data, eval_t
     assert (mask.all(1) == mask.any(1)).all()
     assert (tokens[mask.all(1)].numpy() == expected).all()
     assert len(made.val_dataloader()) == len(ranks[0])
+
+
+def tokens_of(made, eval_bytes: int) -> int:
+    """Tokens of so much text of the validation split, at its mean length."""
+    total = made.stores["validation"].manifest["splits"]["validation"]
+    return eval_bytes * total["tokens"] // total["bytes"]
 
 
 def test_evaluation_is_spread_over_the_split():
