@@ -138,12 +138,15 @@ class Board(L.Callback):
             self._sample(trainer, module)
 
     def _lay_out(self, trainer) -> None:
-        names = sorted({k.split("/", 1)[1] for k in trainer.callback_metrics if k.startswith("val/")})
+        names = [k.split("/", 1)[1] for k in trainer.callback_metrics if k.startswith("val/")]  # as the net orders its parts
         parts = [n for n in names if n not in ("loss", "bits_per_byte")]
         both = lambda name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]]
         layout = {
-            "Nats per token": {name: both(name) for name in ["loss", *parts]},
-            "Heads": {stage: ["Multiline", [f"^{stage}/{name}$" for name in parts]] for stage in ("train", "val")},
+            "Held-out": {
+                "bits per byte": ["Multiline", ["^val/bits_per_byte$"]],
+                "nats per token, all heads": ["Multiline", [f"^val/{name}$" for name in parts]],
+            },
+            "Nats per token": {name: both(name) for name in [*parts, "loss"]},
             "Optimization": {n: ["Multiline", [f"optim/{n}"]] for n in ("learning_rate", "gradient_norm")},
             "Speed": {n: ["Multiline", [f"speed/{n}"]] for n in ("tokens_per_second", "flop_per_second", "peak_memory_mib")},
         }

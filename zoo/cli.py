@@ -95,9 +95,17 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
             for logger in trainer.loggers:
-                logger.log_hyperparams(flat(settings), {"val/bits_per_byte": float("nan")})
+                logger.log_hyperparams(told(settings), {"val/bits_per_byte": float("nan")})
             if trainer.logger:  # not trainer.log_dir: that is a broadcast, and only the first process is here
                 print(f"run folder: {trainer.logger.log_dir}", flush=True)
+
+
+def told(settings: dict) -> dict[str, int | float | str | bool]:
+    """The settings that tell runs apart, under short names: net.n, optimizer.lr, data.tokenizer. (config.yaml has all.)"""
+    model, data, trainer = settings["model"].get("init_args", {}), settings["data"], settings["trainer"]
+    chosen = ("max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "devices")
+    tree = {**model, "data": data, "trainer": {k: trainer[k] for k in chosen}, "seed": settings["seed_everything"]}
+    return {key.replace("init_args.", ""): value for key, value in flat(tree).items()}
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:

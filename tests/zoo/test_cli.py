@@ -99,7 +99,8 @@ def test_tensorboard_holds_what_a_reader_looks_for(fitted):
     assert any(t.startswith("sample/0") for t in tags["tensors"])
     layout = str(events.Tensors("custom_scalars__config__")[0].tensor_proto)
     assert "val/head4" in layout and "train/next" in layout
-    assert any("_hparams_" in name for name in events.summary_metadata)
+    hparams = str(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
+    assert "net.n" in hparams and "optimizer.lr" in hparams and "best." not in hparams
 
 
 def test_measurements_of_the_run(fitted):
