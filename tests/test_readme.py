@@ -42,3 +42,13 @@ def test_zoo_commands_parse(command, capsys, monkeypatch):
 def test_table_of_the_tree_is_true():
     for path in re.findall(r"^(?:\S*?)((?:zoo|recipes|benchmarks|tests)/[\w./]*)", (ROOT / "README.md").read_text(), re.M):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in of("zoo") if "recipes/scales/laptop.yaml" in c], ids=" ".join)
+def test_laptop_commands_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = [w.replace("my/texts/*.jsonl.gz", f"{ROOT}/zoo/**/*.py") for w in command[1:]]
+    short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.init_args.eval_bytes=5000"]
+    here = [f"--data.init_args.root={tmp_path}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    assert main([*words, *short, *here]).trainer.global_step == 2
