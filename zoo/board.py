@@ -232,7 +232,10 @@ class BesideIO(TorchCheckpointIO):
             os.replace(beside, target)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             beside.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            full = (
+                error.errno in (errno.ENOSPC, errno.EDQUOT) if isinstance(error, OSError) else "PytorchStreamWriter" in str(error)
+            )
+            if not full:
                 raise
             raise OSError(errno.ENOSPC, f"could not be written ({error})", str(target)) from error
 
@@ -247,7 +250,7 @@ class Export(L.Callback):
 
     def on_fit_end(self, trainer, module) -> None:
         run_folder = trainer.log_dir  # a broadcast: every process asks
-        if run_folder is None or trainer.fast_dev_run:
+        if trainer.logger is None or trainer.fast_dev_run:  # then there is no run folder
             return
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

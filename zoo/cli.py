@@ -13,6 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -51,9 +52,12 @@ class ZooCLI(LightningCLI):
         return {**verbs, "prepare": {"model", "datamodule"}}
 
     def _parse_ckpt_path(self) -> None:
+        """The command line says what runs. (LightningCLI would let the settings inside the checkpoint win, without a word.)"""
         path = self.config[self.config.subcommand].get("ckpt_path")
+        if not path or not Path(path).is_file():
+            return
         try:
-            super()._parse_ckpt_path()
+            torch.load(path, weights_only=True, map_location="cpu", mmap=True)  # reads no weights yet
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged or no checkpoint of a run: take another one, best.ckpt for instance.") from error
 
@@ -142,7 +146,7 @@ def lightning_main(args: list[str]) -> ZooCLI:
         trainer_defaults={
             "use_distributed_sampler": False,  # our loaders share the order out themselves
             "enable_model_summary": False,
-            "enable_autolog_hparams": False,  # SaveConfig logs the whole configuration
+            "enable_autolog_hparams": False,  # SaveConfig logs the settings that tell runs apart
             "callbacks": [progress()],
         },
         args=args,
@@ -213,8 +217,6 @@ def generate_main(args: list[str]) -> None:
     parser.add_argument("--top_k", type=int, default=None, help="sample among the k most likely")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(args)
-
-    import torch
 
     from zoo.data.tokenizer import load_tokenizer
     from zoo.generate import generate

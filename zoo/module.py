@@ -51,7 +51,28 @@ class LanguageModel(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         total = int(self.trainer.estimated_stepping_batches)
-        return schedule(self._make_optimizer(self.net), self.warmup, total, self.floor)
+        optimizer = self._make_optimizer(self.net)
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        return schedule(optimizer, self.warmup, total, self.floor)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Raise ValueError in one sentence where the checkpoint holds another net."""
+        theirs, ours = checkpoint.get("state_dict", {}), self.state_dict()
+        shapes = {name: (theirs.get(name), ours.get(name)) for name in (theirs.keys() | ours.keys() if theirs else ())}
+        for name, pair in sorted(shapes.items()):
+            a, b = ("missing" if x is None else f"of shape {tuple(x.shape)}" for x in pair)
+            if a != b:
+                raise ValueError(
+                    f"The checkpoint holds another net ({name} is {a} there and {b} here): give the settings it was "
+                    "trained with, which are in config.yaml of its run folder."
+                )
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings its learning rates along; a resumed run takes the command line's, the same floats if it agrees.
+        curve, optimizer = self.lr_schedulers(), self.optimizers(use_pl_optimizer=False)
+        curve.base_lrs = self._peaks
+        for group, peak, factor in zip(optimizer.param_groups, self._peaks, curve.lr_lambdas, strict=True):
+            group["initial_lr"], group["lr"] = peak, peak * factor(curve.last_epoch)
 
     # -- training -------------------------------------------------------------------------------------------------
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

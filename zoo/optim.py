@@ -43,6 +43,11 @@ class AdamW(torch.optim.AdamW):
         # does not, the scaler (where there is one) unscales them before the clipping, as for any other optimizer.
         self._step_supports_amp_scaling = False
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        if "parts" in state_dict:
+            raise ValueError("The checkpoint was trained with zoo.optim.Muon: resume with that optimizer.")
+        super().load_state_dict(state_dict)
+
 
 class Muon(Optimizer):
     """Muon on the hidden matrices, AdamW on everything else (embeddings, unembedding, norms, biases), as one optimizer.
@@ -110,6 +115,8 @@ class Muon(Optimizer):
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        if "parts" not in state_dict:
+            raise ValueError("The checkpoint was trained with another optimizer than zoo.optim.Muon: resume with the one it had.")
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share()

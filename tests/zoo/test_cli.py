@@ -177,6 +177,28 @@ def test_last_checkpoint_is_the_end_of_the_run_and_goes_on(tmp_path):
     assert main([*words(tmp_path), "--trainer.max_steps=6", f"--ckpt_path={path}"]).trainer.global_step == 6
 
 
+def test_resuming_takes_the_learning_rate_of_the_command_line(tmp_path):
+    cli = main(words(tmp_path))
+    lower = ["--model.init_args.optimizer.init_args.lr=1e-5", "--trainer.max_steps=6", "--model.init_args.floor=1"]
+    resumed = main([*words(tmp_path), *lower, f"--ckpt_path={cli.trainer.log_dir}/checkpoints/last.ckpt"])
+    assert resumed.trainer.global_step == 6
+    assert {group["lr"] for group in resumed.trainer.optimizers[0].param_groups} == {1e-5}
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--model.init_args.net.init_args.dim=16", "another net"),
+        ("--model.init_args.net.init_args.n=2", "another net"),
+        ("--model.init_args.optimizer=zoo.optim.Muon", "another optimizer"),
+    ],
+)
+def test_checkpoint_of_another_run_is_one_sentence(fitted, capsys, option, sentence):
+    folder = fitted[1]
+    checkpoint = f"--ckpt_path={folder}/runs/mtp-code/version_0/checkpoints/last.ckpt"
+    assert sentence in fails(capsys, [*words(folder), "--trainer.max_steps=6", option, checkpoint])
+
+
 def test_damaged_checkpoint_and_broken_yaml(tmp_path, capsys):
     (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
     assert "damaged" in fails(capsys, [*words(tmp_path), f"--ckpt_path={tmp_path}/last.ckpt"])

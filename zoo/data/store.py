@@ -19,7 +19,7 @@ import numpy as np
 from zoo.data.shards import SPLITS, Progress, clear, dtype_of, sidecar_path, write_json, write_shards
 from zoo.data.tokenizer import Tokenizer
 
-SHARDS = 256  # at most; sources cut large corpora into parts of some 64 MB
+SHARDS = 256  # at most; sources cut large corpora into parts of some 16 MB
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
