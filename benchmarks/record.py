@@ -5,14 +5,17 @@ scales lie under benchmarks/results and are committed. The file is <place>/<reci
 configuration, data fingerprint and seed. A repetition goes beside it as ….2.json, ….3.json; readers take the newest that is ok.
 """
 
+import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+import tokenize
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -24,6 +27,9 @@ from benchmarks.spec import ROOT
 CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, wherever specs and records are
 
 OWN_SCALES = ("smoke", "laptop")
+TIMES = ("seconds", "tokens_per_second", "step_seconds")
+MEASURED = (*TIMES, "parameters", "tokens", "flops", "peak_memory_mib", "allocated_mib", "epochs")
+CROWD = 0.15  # cores; a GPU's host has many, and its times hardly depend on them
 
 
 @dataclass(frozen=True)
@@ -51,19 +57,36 @@ class Record:
     flops: float = 0.0
     seconds: float = 0.0
     tokens_per_second: float = 0.0
-    peak_memory_mib: float = 0.0
+    step_seconds: float = 0.0  # median
+    peak_memory_mib: float = 0.0  # of the process, or of the card
+    allocated_mib: float = 0.0  # what torch's allocator held at most in a training step
+    epochs: float = 0.0  # passes over the training text
+    crowd: float | None = None  # cores that other processes kept busy meanwhile
+    threads: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    curve: dict[str, list[list[float]]] = field(default_factory=dict)  # metric -> [[tokens, value], …] at each validation
+    needs: list[str] = field(default_factory=list)  # keys of the runs it started from
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it had the machine for itself, so that its times mean something."""
+        return self.crowd is not None and self.crowd <= CROWD
 
     def value(self, key: str) -> float | None:
-        """A metric by its logged name, or a measured number by its field's name; None when this run has none."""
-        if key in ("parameters", "tokens", "flops", "seconds", "tokens_per_second", "peak_memory_mib"):
-            return getattr(self, key)
+        """A metric by its logged name, or a measured number by its field's name; None when this run has none.
+
+        Times of a run that shared its machine are no numbers either: other processes would be in them.
+        """
+        if key in TIMES and not self.quiet:
+            return None
+        if key in MEASURED:
+            return getattr(self, key) or None
         return self.metrics.get(key)
 
-
-def identity(config: dict) -> str:
-    """The key of a layered configuration (seed included), whatever the order of its keys: 12 hex digits."""
-    return _digest(json.dumps(config, sort_keys=True, default=str))
+    @property
+    def folder(self) -> Path:
+        """Where its logs, checkpoints and saved net are, on the machine that made it."""
+        return ROOT / "runs" / self.recipe / f"{self.run}-{self.key}-s{self.seed}"
 
 
 def folder(scale: str) -> Path:
@@ -127,16 +150,36 @@ def provenance() -> dict[str, Any]:
 
 
 def imported_code() -> dict[str, str]:
-    """File under the repository -> hash of its text, for every module of `zoo` that is imported."""
+    """File under the repository -> hash of its code, for every module of `zoo` that is imported."""
     sources = (getattr(m, "__file__", None) for name, m in list(sys.modules.items()) if name.split(".")[0] == "zoo")
     files = sorted({Path(source).resolve() for source in sources if source})
-    return {os.path.relpath(path, CHECKOUT): _digest(path.read_bytes()) for path in files}
+    return {os.path.relpath(path, CHECKOUT): code_hash(path) for path in files}
 
 
-def stale(record: Record) -> bool:
-    """Whether a file of `zoo` that the run imported has changed or gone since."""
-    files = {CHECKOUT / name: sha for name, sha in record.code.items()}
-    return any(not file.exists() or _digest(file.read_bytes()) != sha for file, sha in files.items())
+def changed(record: Record) -> list[str]:
+    """Files of `zoo` that the run imported and whose code has changed, or gone, since: the record is stale if there are any."""
+    files = {name: CHECKOUT / name for name in record.code}
+    return sorted(name for name, file in files.items() if not file.exists() or code_hash(file) != record.code[name])
+
+
+@functools.cache
+def code_hash(path: Path) -> str:
+    """Digest of a file's code: comments, docstrings and blank space at line ends change no number, so they do not count."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type != tokenize.NL]
+    comments = [t for t in tokens if t.type == tokenize.COMMENT]
+    code = [t for t in tokens if t.type != tokenize.COMMENT]
+    between = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    words = [
+        token
+        for i, token in enumerate(code[:-1])
+        if token.type == tokenize.STRING and (i == 0 or code[i - 1].type in between) and code[i + 1].type == tokenize.NEWLINE
+    ]
+    for token in sorted([*comments, *words], key=lambda t: t.start, reverse=True):
+        (top, left), bottom = token.start, token.end[0]
+        lines[top - 1 : bottom] = [lines[top - 1][:left]]  # both end their line
+    return _digest("\n".join(line for line in map(str.rstrip, lines) if line))
 
 
 def _digest(content: str | bytes) -> str:

@@ -4,6 +4,7 @@ A cell comes from records or prints "—"; the paper's numbers stand in columns 
 Pages of smoke and laptop runs go to runs/pages, those of the other scales to benchmarks/pages.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
@@ -113,9 +114,9 @@ def write(spec: Spec, scale: str, records: Iterable[Record]) -> Path:
 def _measured(runs: list[Run], records: list[Record]) -> dict[str, list[Record]]:
     """Row -> the newest ok record of each of its seeds."""
     done = record.finished(records)
-    rows: dict[str, list[Record]] = {run.row: [] for run in runs}
+    rows: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
-        if (found := done.get(record.identity(run.config()))) is not None:
+        if (found := done.get(run.key)) is not None:
             rows[run.row].append(found)
     return rows
 
@@ -155,7 +156,7 @@ def _row_line(row: Row, name: str, runs: list[Run], found: list[Record], records
     parts.append(f"{len(found)} of {len(mine)} seeds have a record")
     if row.paper:
         parts.append(f"the paper's cells: {row.paper.place}")
-    keys = {record.identity(run.config()) for run in mine} - {r.key for r in found}
+    keys = {run.key for run in mine} - {r.key for r in found}
     parts += [f"seed {r.seed} failed: {r.error}" for r in {r.key: r for r in records if r.key in keys}.values()]
     return "; ".join(parts) + "."
 

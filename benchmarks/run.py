@@ -1,8 +1,9 @@
-"""Runs a spec: `python -m benchmarks.run table-mtp-1 --scale laptop [--only ROW] [--again]`.
+"""Runs a spec: `python -m benchmarks.run table-mtp-1 --scale laptop [--jobs N] [--only ROW] [--again] [--plan]`.
 
 Each run is a process of its own and leaves one record (benchmarks/record.py says where) and one folder of logs and checkpoints
-under runs/. Runs that have an ok record of the same configuration, seed and data are skipped, so an interrupted sweep continues
-where it stopped. A failing run is recorded as failed and the next one starts. At the end the page is written, and printed short.
+under runs/. Runs that have an ok record of the same configuration, seed, data and code are skipped, whatever spec they were made
+for, so an interrupted sweep continues where it stopped. A failing run is recorded as failed, and the others go on. At the end the
+page is written, and printed short.
 """
 
 import argparse
@@ -11,62 +12,86 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from benchmarks import record, report
+from benchmarks import jobs, record, report
+from benchmarks.jobs import Job, clock
 from benchmarks.record import Record
-from benchmarks.spec import ROOT, Run, Spec, expand, load, nearest
-
-_ERROR = re.compile(r"^((\w+\.)*\w*(Error|Exception)(:|$)|zoo: |error: )")
-_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+from benchmarks.spec import ROOT, Run, Spec, expand, identity, load, nearest
 
 
-def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = False) -> list[Record]:
-    """Run what has no record yet, one after the other, and return the records that are new."""
+def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = False, count: int | None = None) -> list[Record]:
+    """Run what has no record yet, `count` at a time (default: one, or as many as there are GPUs), and return the new records."""
     for row in only or ():
         if row not in spec.runs:
             raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, spec.runs)}")
     place = record.folder(scale)
     runs = [run for run in expand(spec, scale) if not only or run.row in only]
     records, complaints = record.load(place)
-    done = {} if again else record.finished(records)
-    checked: dict[str, str] = {}
-    todo = [run for run in runs if not _is_done(run, done, checked)]
     print(*complaints, f"{spec.name}: {spec.title}", sep="\n")
-    before = len(runs) - len(todo)
-    print(f"{len(runs)} runs at scale {scale}, {before} of them recorded before (--again repeats them)", flush=True)
-    began, new = time.monotonic(), []
-    for i, run in enumerate(todo):
-        elapsed = time.monotonic() - began
-        left = f", about {_clock(elapsed / i * (len(todo) - i))} left" if i else ""
-        print(f"\n[{i + 1}/{len(todo)}] {run.row}, seed {run.seed} ({_clock(elapsed)} elapsed{left})", flush=True)
-        new.append(_run(run, place))
+    gpus = _gpus()
+    count = 1 if spec.alone else count or max(1, gpus)
+    todo = _todo(runs, {} if again else record.finished(records))
+    asked = sum(run.key in todo for run in runs)
+    print(f"{len(runs)} runs at scale {scale}, {len(runs) - asked} of them recorded before (--again repeats them)", flush=True)
+    if len(todo) > asked:
+        print(f"{len(todo) - asked} more that they need")
+    made = _made(todo, records, place)
+    new: list[Record] = []
+    began = time.monotonic()
+
+    def ended(job: Job) -> None:
+        key = next(key for key, other in made.items() if other is job)
+        new.append(_outcome(todo[key][0], job, place))
+
+    def environment(slot: int) -> dict[str, str]:
+        if gpus and not spec.alone and count > 1:
+            return {"CUDA_VISIBLE_DEVICES": str(slot % gpus)}
+        return {"OMP_NUM_THREADS": "1"} if count > 1 else {}
+
+    jobs.work(list(made.values()), count, ended, environment)
     failed = sum(r.status == "failed" for r in new)
-    print(f"\nnew records: {len(new)} in {_clock(time.monotonic() - began)}" + (f"; failed: {failed}" if failed else ""))
+    print(f"\nnew records: {len(new)} in {clock(time.monotonic() - began)}" + (f"; failed: {failed}" if failed else ""))
     return new
 
 
-def _is_done(run: Run, done: dict[str, Record], fingerprints: dict[str, str]) -> bool:
-    """Whether the run has an ok record, measured on the data as they are now; `fingerprints` remembers those already taken."""
-    config = run.config()
-    known = done.get(record.identity(config))
-    if known is None:
+def _todo(runs: list[Run], done: dict[str, Record]) -> dict[str, tuple[Run, list[Run]]]:
+    """By key: the runs without a valid record and those they need, needs first; each with the needs that run before it."""
+    todo: dict[str, tuple[Run, list[Run]]] = {}
+    checked: dict[str, str] = {}
+
+    def add(run: Run, saved: bool) -> bool:
+        """Whether it has to run; `saved`: its saved net is wanted, not its record alone."""
+        if run.key in todo:
+            return True
+        known = done.get(run.key)
+        if known and _is_valid(run, known, checked) and (not saved or (known.folder / "pretrained").exists()):
+            return False
+        first = [need for need in run.needs if add(need, True)]
+        todo[run.key] = (run, first)
+        return True
+
+    for run in runs:
+        add(run, False)
+    return todo
+
+
+def _is_valid(run: Run, known: Record, fingerprints: dict[str, str]) -> bool:
+    """Whether the record was made by the code and on the data as they are now; `fingerprints` remembers those already taken."""
+    if files := record.changed(known):
+        print(f"{run.row}, seed {run.seed}: {', '.join(files)} changed since its record of {known.date[:10]}; it runs again")
         return False
-    if record.stale(known):
-        print(f"{run.row}, seed {run.seed}: the code has changed since its record of {known.date[:10]}; it runs again")
-        return False
-    name = record.identity(config["data"])
+    data = run.config()["data"]
+    name = identity(data)
     if name not in fingerprints:
         try:
-            fingerprints[name] = _fingerprint(config["data"])
+            fingerprints[name] = _fingerprint(data)
         except Exception as error:  # whatever is wrong will be this run's recorded failure, not the end of the sweep
             print(f"{run.row}: the fingerprint of its data cannot be taken ({error})")
             fingerprints[name] = ""
@@ -80,79 +105,80 @@ def _fingerprint(data: dict) -> str:
     from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
 
+    init = {**data.get("init_args", {}), **_carried(data)}
     parser = ArgumentParser(parser_mode="omegaconf+", exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
-    return instantiate(parser.parse_object({"data": data})).data.fingerprint
+    return instantiate(parser.parse_object({"data": {**data, "init_args": init}})).data.fingerprint
 
 
-def _run(run: Run, place: Path) -> Record:
-    """One run in a process of its own: its lines are passed on, its record is returned."""
-    key = record.identity(run.config())
-    version = f"{run.row}-{key}-s{run.seed}"
-    home = ROOT / "runs" / run.recipe / version
-    run = replace(run, overrides={**run.overrides, "trainer.logger.init_args.version": version})  # logs and checkpoints go there
-    identity = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": key, "command": run.command}
-    if home.exists():
-        shutil.rmtree(home)  # an attempt that was broken off: a record is of one uninterrupted run
-    home.mkdir(parents=True)
-    job, log = home / "job.json", home / "log.txt"
-    job.write_text(json.dumps({"identity": identity, "arguments": run.arguments, "place": str(place)}))
-    print(f"  {run.command}", flush=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.run", "--child", str(job)],
-        cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C reaches this process only, which then ends the child: no half-trained run gets a record
-    )  # fmt: skip
-    try:
-        with log.open("w", encoding="utf-8") as file:
-            error = _pass_on(process.stdout, file)
-        code = process.wait()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if code == 0:
-        return record.finished(record.load(place)[0])[key]
-    if code < 0:
-        error = f"killed by signal {-code}" + (" (what the kernel sends when memory runs out)" if code == -signal.SIGKILL else "")
-    failed = Record(**identity, status="failed", error=error or f"ended with code {code}", **record.provenance())
+def _carried(data: dict) -> dict[str, Any]:
+    """In a bundle: the DataModule arguments that make this data section read the token store that came along."""
+    bundle = ROOT / "bundle.json"
+    if not bundle.exists():
+        return {}
+    store = json.loads(bundle.read_text())["stores"].get(identity(data))
+    return {"source": "store", "files": [store]} if store else {}
+
+
+def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: Path) -> dict[str, Job]:
+    """A job for each run; what earlier runs of a row took is its weight."""
+    took = {(r.run, r.scale): r.seconds for r in records if r.status == "ok"}
+    usual = sum(took.values()) / len(took) if took else 1.0
+    made: dict[str, Job] = {}
+    for key, (run, first) in todo.items():
+        home = ROOT / "runs" / run.recipe / run.name
+        saved = {need.key: str(_saved(need, records).relative_to(ROOT)) for need in run.needs}
+        # logs and checkpoints go to the run's own folder
+        extra = {**{f"data.init_args.{k}": v for k, v in _carried(run.config()["data"]).items()},
+                 "trainer.logger.init_args.version": run.name}  # fmt: skip
+        words = run.arguments(extra, saved)
+        about = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": run.key,
+                 "command": shlex.join(["zoo", *words]), "needs": [need.key for need in run.needs]}  # fmt: skip
+        job = {"identity": about, "spec": run.spec, "arguments": words, "place": str(place)}
+        name = f"{run.row}, seed {run.seed}"
+        command = [sys.executable, "-m", "benchmarks.run", "--child", json.dumps(job)]
+        weight = took.get((run.row, run.scale), usual)
+        made[key] = Job(name, command, home.with_suffix(".log"), [made[need.key] for need in first], weight)
+    return made
+
+
+def _saved(need: Run, records: list[Record]) -> Path:
+    """Where the saved net of a need is, or will be."""
+    known = record.finished(records).get(need.key)
+    if known and (known.folder / "pretrained").exists():
+        return known.folder / "pretrained"
+    return ROOT / "runs" / need.recipe / need.name / "pretrained"
+
+
+def _outcome(run: Run, job: Job, place: Path) -> Record:
+    """The record that the job left, or one that says how it failed."""
+    if not job.failed:
+        return record.finished(record.load(place)[0])[run.key]
+    about = json.loads(job.command[-1])["identity"]
+    failed = Record(**about, status="failed", error=job.error, **record.provenance())
     record.save(failed, place)
-    print(f"  failed: {failed.error} (all it printed: {log.relative_to(ROOT)})", flush=True)
     return failed
-
-
-def _pass_on(stream: IO[bytes], log: IO[str], every: float = 5.0) -> str:
-    """Print the child's lines, progress bars at most each `every` seconds; returns the line that says what went wrong."""
-    pending, shown, last, error = b"", -math.inf, "", ""
-    for chunk in chain(iter(lambda: stream.read1(65536), b""), [b"\n"]):
-        *lines, pending = re.split(rb"(?<=[\r\n])", pending + chunk)
-        for line in lines:
-            text = _ESCAPE.sub("", line.decode(errors="replace")).rstrip()
-            if not text:
-                continue
-            last, error = text, text if _ERROR.match(text) else error
-            if line.endswith(b"\r"):
-                if time.monotonic() - shown < every:
-                    continue
-                shown = time.monotonic()
-            log.write(text + "\n")
-            print(f"  | {text}", flush=True)
-    return error or last
 
 
 def child(job: dict) -> None:
     """Fit and test what the job says, in this process, and save the record."""
     import zoo.cli
+    from benchmarks.live import Running
 
-    cli = zoo.cli.main(job["arguments"])
+    about = job["identity"]
+    home = ROOT / "runs" / about["recipe"] / f"{about['run']}-{about['key']}-s{about['seed']}"
+    shutil.rmtree(home, ignore_errors=True)  # an attempt that was broken off: a record is of one uninterrupted run
+    print(f"  {about['command']}", flush=True)
+    running = Running(job["spec"], about)
+    cli = zoo.cli.main(job["arguments"], [running])
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value}: lower the learning rate, or use precision 32.")
     done = Record(
-        **job["identity"], status="ok", config=cli.config_dump, metrics=metrics,
+        **about, status="ok", config=cli.config_dump, metrics=metrics, curve=running.curve, threads=_threads(),
         data={"description": cli.datamodule.description, "fingerprint": cli.datamodule.fingerprint},
         device=_device(cli.trainer.strategy.root_device), **cli.model.measured, **record.provenance(),
     )  # fmt: skip
@@ -160,19 +186,29 @@ def child(job: dict) -> None:
         record.save(done, Path(job["place"]))
 
 
-def _device(device) -> str:
-    """The card's name, or the processor's with the threads torch uses."""
+def _threads() -> int:
     import torch
 
+    return torch.get_num_threads()
+
+
+def _device(device) -> str:
+    """The card's name, or the processor's with the threads torch uses."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {_threads()} threads"
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def _gpus() -> int:
+    """GPUs that runs may use. Asked without torch, which would take seconds: by the driver's files."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([word for word in listed.split(",") if word.strip() not in ("", "-1")])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").exists() else 0
 
 
 def _interrupt(*_) -> None:
@@ -183,19 +219,27 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__.splitlines()[0])
     parser.add_argument("spec", nargs="?", help="name of a file in benchmarks/specs, without .yaml")
     parser.add_argument("--scale", default="laptop", help="one of the spec's scales (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs side by side: one thread each on a CPU, one GPU each elsewhere"
+    )
     parser.add_argument("--only", action="append", metavar="ROW", help="this row only (may be repeated)")
     parser.add_argument("--again", action="store_true", help="run even what has a record")
-    parser.add_argument("--child", help=argparse.SUPPRESS)  # the job file of one run
+    parser.add_argument("--plan", action="store_true", help="say what it would take, and run nothing")
+    parser.add_argument("--child", help=argparse.SUPPRESS)  # one run, as JSON
     given = parser.parse_args(args)
     if given.child:
-        child(json.loads(Path(given.child).read_text()))
+        child(json.loads(given.child))
         return 0
     if not given.spec:
         parser.error("name a spec, for example table-mtp-1")
+    if given.plan:
+        from benchmarks import plan
+
+        return plan.main([given.spec, "--scale", given.scale])
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         spec = load(given.spec)
-        new = sweep(spec, given.scale, given.only, given.again)
+        new = sweep(spec, given.scale, given.only, given.again, given.jobs)
     except (ValueError, FileNotFoundError) as error:
         print(f"benchmarks.run: {error}", file=sys.stderr)
         return 2

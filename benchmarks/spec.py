@@ -4,10 +4,14 @@
 """
 
 import difflib
+import hashlib
+import json
+import re
 import shlex
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +19,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SPECS = ROOT / "benchmarks" / "specs"
+_NEED = re.compile(r"\$\{needs\.([\w-]+)\}")
 
 
 @dataclass(frozen=True)
@@ -27,40 +32,67 @@ class Source:
 
 @dataclass(frozen=True)
 class Paper:
-    """The paper's cells of one row, by metric key, in the metric's unit."""
+    """The paper's cells of one row, by metric key, in the metric's unit; x where its figure has another axis than ours."""
 
     place: str
     cells: dict[str, float]
+    x: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm: its overrides on the recipe, as `--key=value` says them."""
+    """One arm: its overrides on the recipe, as `--key=value` says them. `${needs.NAME}` in a value is the saved net of a need.
+
+    recipe: this row's own, if not the spec's. baseline: the row that `ratio(key)` and `gap(key)` compare it with, seed by seed.
+    x, line: its place in the figure. scales: where it runs; None is everywhere, elsewhere its cells print "—" with `why`.
+    """
 
     label: str
     overrides: dict[str, Any] = field(default_factory=dict)
     paper: Paper | None = None
+    recipe: str | None = None
+    baseline: str | None = None
+    x: float | None = None
+    line: str = ""
+    scales: list[str] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A run that others start from: a teacher, an encoder. seed: None takes that of the run that needs it."""
+
+    recipe: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One column. Several keys (heads; @1, @10, @100) share a column and are printed in this order."""
+    """One column. Several keys (heads; @1, @10, @100) share a column and are printed in this order.
+
+    A key is a logged metric, a measured field of Record, or `ratio(key)` / `gap(key)`: divided by, or less, the same of the
+    row's baseline with the same seed. error: of a measurement that is made once, its relative half-width, stated in advance (0
+    for exact counts); None: the interval comes from the seeds.
+    """
 
     keys: list[str]
     label: str
     direction: Literal["lower", "higher"]
     digits: int
+    error: float | None = None
 
 
 @dataclass(frozen=True)
 class Claim:
     """A sentence of the paper and the comparison that tests it, on each of `metrics`.
 
-    better: the first of two rows beats the second · within: the first loses at most `margin` to the second · monotone: every row
-    is at least as good as the one before. No verdict is drawn from it yet.
+    better: the first of two rows beats the second; `margin` is the smallest difference worth the name · within: the first loses
+    at most `margin` to the second · monotone: every row beats the one before · agrees: on every row the first metric differs from
+    the second by `margin` at most.
     """
 
-    kind: Literal["better", "within", "monotone"]
+    kind: Literal["better", "within", "monotone", "agrees"]
     rows: list[str]
     metrics: list[str]
     sentence: str
@@ -68,17 +100,37 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A plot of the figure: `y` of every row against its x, a curve per `line`; `paper`: key of the paper's cells beside it."""
+
+    y: str
+    title: str
+    xlabel: str
+    ylabel: str
+    paper: str | None = None
+    paper_ylabel: str = ""
+    log: bool = False
+
+
+@dataclass(frozen=True)
 class Scale:
-    """Seeds of every row, overrides on top of recipes/scales/<scale>.yaml for all rows alike, and a remark for the page."""
+    """Seeds of every row, overrides on top of recipes/scales/<scale>.yaml for all rows alike, and a remark for the page.
+
+    devices: how many the recipe's batch is meant for (the tokens of a step are context × batch × accumulate × devices).
+    """
 
     seeds: list[int]
     overrides: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    devices: int = 1
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One table or figure. `name` is the file's stem, `table-<paper>-<n>` or `figure-<paper>-<n>`."""
+    """One table or figure. `name` is the file's stem, `table-<paper>-<n>` or `figure-<paper>-<n>`.
+
+    alone: its runs are measured one at a time, with the machine for themselves.
+    """
 
     name: str
     title: str
@@ -88,6 +140,9 @@ class Spec:
     metrics: list[Metric]
     claims: list[Claim]
     scales: dict[str, Scale]
+    needs: dict[str, Need] = field(default_factory=dict)
+    panels: list[Panel] = field(default_factory=list)
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,27 +156,44 @@ class Run:
     seed: int
     files: tuple[str, ...]
     overrides: dict[str, Any]
+    needs: tuple["Run", ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys)."""
+        return identity(self.config())
 
     @property
-    def arguments(self) -> list[str]:
-        """What `zoo` is given: ["fit", "-c", …, "--key=value", …]."""
+    def name(self) -> str:
+        """Of its folder under runs/<recipe>."""
+        return f"{self.row}-{self.key}-s{self.seed}"
+
+    def arguments(self, extra: dict[str, Any] | None = None, saved: dict[str, str] | None = None) -> list[str]:
+        """What `zoo` is given: ["fit", "-c", …, "--key=value", …]; `saved`: key of a need -> folder of its saved net."""
         layered = [word for file in self.files for word in ("-c", file)]
-        return ["fit", *layered, *(f"--{key}={_text(value)}" for key, value in self.overrides.items())]
+        folders = {need.row: (saved or {}).get(need.key, f"runs/{need.recipe}/{need.name}/pretrained") for need in self.needs}
+        settings = {**_filled_in(self.overrides, folders), **(extra or {})}
+        return ["fit", *layered, *(f"--{key}={_text(value)}" for key, value in settings.items())]
 
     @property
     def command(self) -> str:
-        return shlex.join(["zoo", *self.arguments])
+        return shlex.join(["zoo", *self.arguments()])
 
     def config(self) -> dict:
         """The layered configuration as written: the files merged in order, then the overrides. It names the run."""
         merged: dict = {}
         for file in self.files:
             _merge(merged, _read(ROOT / file))
-        for key, value in self.overrides.items():
+        for key, value in _filled_in(self.overrides, {need.row: f"need {need.key}" for need in self.needs}).items():
             for part in reversed(key.split(".")):
                 value = {part: value}
             _merge(merged, value)
         return merged
+
+
+def identity(config: dict) -> str:
+    """The key of a layered configuration (seed included), whatever the order of its keys: 12 hex digits."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def load(path: str | Path) -> Spec:
@@ -141,12 +213,27 @@ def load(path: str | Path) -> Spec:
     rows, keys = list(spec.runs), [key for metric in spec.metrics for key in metric.keys]
     for name, row in spec.runs.items():
         for key in row.paper.cells if row.paper else ():
-            _known(key, keys, f"runs.{name}.paper.cells", path.name)
+            _known(key, keys + [panel.paper for panel in spec.panels if panel.paper], f"runs.{name}.paper.cells", path.name)
+        for scale in row.scales or ():
+            _known(scale, list(spec.scales), f"runs.{name}.scales", path.name)
+        if row.baseline:
+            _known(row.baseline, rows, f"runs.{name}.baseline", path.name)
+    for place, overrides in [(f"runs.{name}", row.overrides) for name, row in spec.runs.items()] + [
+        (f"needs.{name}", need.overrides) for name, need in spec.needs.items()
+    ]:
+        for word in _needed(overrides):
+            _known(word, list(spec.needs), f"{place}.overrides", path.name)
     for i, claim in enumerate(spec.claims):
         for row in claim.rows:
             _known(row, rows, f"claims[{i}].rows", path.name)
         for key in claim.metrics:
             _known(key, keys, f"claims[{i}].metrics", path.name)
+        if claim.kind in ("better", "within") and len(claim.rows) != 2:
+            raise ValueError(f"{path.name}: claims[{i}] compares two rows, not {len(claim.rows)}.")
+        if claim.kind == "agrees" and len(claim.metrics) != 2:
+            raise ValueError(f"{path.name}: claims[{i}] compares two metrics, not {len(claim.metrics)}.")
+    for i, panel in enumerate(spec.panels):
+        _known(panel.y, keys, f"panels[{i}].y", path.name)
     return spec
 
 
@@ -154,18 +241,35 @@ def expand(spec: Spec, scale: str) -> list[Run]:
     """Every run of the spec at this scale, seed by seed, so that an interrupted sweep leaves whole tables.
 
     Raises:
-        ValueError: the spec does not define this scale.
+        ValueError: the spec does not define this scale, or its needs go round in a circle.
     """
     if scale not in spec.scales:
         raise ValueError(f"{spec.name} has no scale {scale!r}{nearest(scale, spec.scales)}")
-    recipe = "-".join(Path(spec.recipe).with_suffix("").parts[1:])
-    files = (spec.recipe, f"recipes/scales/{scale}.yaml")
-    return [
-        Run(spec.name, recipe, name, scale, seed, files,
-            {"seed_everything": seed, **spec.scales[scale].overrides, **row.overrides})
-        for seed in spec.scales[scale].seeds
-        for name, row in spec.runs.items()
-    ]  # fmt: skip
+    shared = spec.scales[scale].overrides
+
+    def made(name: str, row: Row | Need, seed: int, above: tuple[str, ...] = ()) -> Run:
+        if name in above:
+            raise ValueError(f"{spec.name}: the needs {' -> '.join([*above, name])} go round in a circle.")
+        seed = row.seed if isinstance(row, Need) and row.seed is not None else seed
+        needs = tuple(made(word, spec.needs[word], seed, (*above, name)) for word in _needed(row.overrides))
+        recipe = row.recipe or spec.recipe
+        word = "-".join(Path(recipe).with_suffix("").parts[1:])
+        overrides = {"seed_everything": seed, **shared, **row.overrides}
+        return Run(spec.name, word, name, scale, seed, (recipe, f"recipes/scales/{scale}.yaml"), overrides, needs)
+
+    here = {name: row for name, row in spec.runs.items() if row.scales is None or scale in row.scales}
+    return [made(name, row, seed) for seed in spec.scales[scale].seeds for name, row in here.items()]
+
+
+def _needed(overrides: dict[str, Any]) -> list[str]:
+    """Names of the needs that these values name."""
+    return list(dict.fromkeys(word for value in overrides.values() for word in _NEED.findall(str(value))))
+
+
+def _filled_in(overrides: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
+    """The overrides with each `${needs.NAME}` replaced."""
+    put = lambda value: _NEED.sub(lambda m: words[m[1]], value) if isinstance(value, str) else value
+    return {key: put(value) for key, value in overrides.items()}
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:

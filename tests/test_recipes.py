@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from zoo.board import training_flops
 from zoo.cli import main
+from zoo.meter import training_flops
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(p for p in (ROOT / "recipes").glob("*/*.yaml") if p.parent.name != "scales")

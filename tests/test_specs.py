@@ -44,5 +44,5 @@ def test_runs_resolve(name, scale, capsys):
     for run in expand(load(name), scale):
         if run.seed == first:
             with pytest.raises(SystemExit) as end:
-                main([*run.arguments, "--print_config"])
+                main([*run.arguments(), "--print_config"])
             assert end.value.code in (0, None), (run.command, capsys.readouterr().err)

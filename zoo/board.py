@@ -1,13 +1,9 @@
-"""What a run shows of itself: TensorBoard scalars, layout and samples, one line per log step, and its own measurements."""
+"""What a run shows of itself: TensorBoard scalars, layout and samples, one line per log step; and the checkpoints it keeps."""
 
-import contextlib
 import errno
 import os
-import re
-import resource
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -16,95 +12,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from zoo.generate import generate
 from zoo.optim import gradient_norm
-
-STATUS = Path("/proc/self/status")
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Highest memory since `reset_peak_memory`: allocated on a GPU, resident of the process elsewhere. MiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if STATUS.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", STATUS.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forget what was held before training: data preparation is not part of a net's memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif STATUS.exists():
-        with contextlib.suppress(OSError):  # a container may forbid it; the figure then includes the preparation
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-class _Flops(TorchDispatchMode):
-    """Adds up torch's own counts of every product that runs (FlopCounterMode fails on a backward pass inside a forward pass)."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
-        packet = getattr(torch.ops.aten, str(packet).split(".")[-1].rstrip("_"), packet)  # addmm_ costs what addmm does
-        if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def training_flops(make_net: Callable[[], nn.Module], batch: dict[str, torch.Tensor]) -> int:
-    """Floating-point operations of one forward and backward of `batch`, counted by running them on the meta device.
-
-    A multiply-add is two; attention is counted over all pairs, as is usual.
-    """
-    # Eager: a net that is to be compiled must not meet its compiler under this mode, which would leave it uncompiled for good.
-    with torch.compiler.set_stance("force_eager"), torch.device("meta"), _Flops() as flops:
-        net = make_net().train()
-        net({name: torch.empty_like(x, device="meta") for name, x in batch.items()})["loss"].backward()
-    return flops.total
-
-
-class Meter(L.Callback):
-    """Measures tokens/s, FLOP/s and peak memory; leaves the sums in `module.measured` for the benchmark runner."""
-
-    def on_fit_start(self, trainer, module) -> None:
-        self.micro_steps = self.seconds = 0
-        self.flops = None
-        reset_peak_memory(module.device)
-        module.measured = {"parameters": sum(p.numel() for p in module.net.parameters())}
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        if self.flops is None:
-            self.tokens = batch["tokens"].shape[0] * module.context
-            self.flops = training_flops(lambda: module._make_net(module.vocab, module.context), batch)
-            self.start = batch_idx
-        self.clock = time.perf_counter()
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if self.start + 2 > batch_idx:
-            return  # the first steps pay for allocations and kernels
-        log = trainer._logger_connector.should_update_logs
-        if log and module.device.type == "cuda":
-            torch.cuda.synchronize()  # kernels run behind the clock otherwise
-        self.seconds += time.perf_counter() - self.clock
-        self.micro_steps += 1
-        rate = self.micro_steps * self.tokens * trainer.world_size / self.seconds
-        module.measured |= {
-            "tokens": (batch_idx + 1) * self.tokens * trainer.world_size,
-            "seconds": self.seconds,
-            "tokens_per_second": rate,
-            "flops": self.flops * (batch_idx + 1) * trainer.world_size,
-            "peak_memory_mib": peak_memory_mib(module.device),
-        }
-        if log:
-            module.log("speed/tokens_per_second", rate)
-            module.log("speed/flop_per_second", rate / self.tokens * self.flops)
-            module.log("speed/peak_memory_mib", module.measured["peak_memory_mib"])
 
 
 class Board(L.Callback):
@@ -192,7 +102,8 @@ class Lines(ProgressBar):
             rate = getattr(module, "measured", {}).get("tokens_per_second", 0.0)
             loss = float(trainer.callback_metrics.get("train/next", outputs["loss"]))
             clock = f"{spent:.0f} s, {left:.0f} s to go"
-            print(f"step {step}/{last}  next-token loss {loss:.3f}  {rate:,.0f} tokens/s  {clock}", flush=True)
+            speed = f"{rate:,.0f} tokens/s  " if rate else ""  # there is none before the third step
+            print(f"step {step}/{last}  next-token loss {loss:.3f}  {speed}{clock}", flush=True)
 
     def on_validation_end(self, trainer, module) -> None:
         self._show(trainer, "val")
@@ -246,11 +157,18 @@ def progress() -> ProgressBar:
 
 
 class Export(L.Callback):
-    """Leaves `<run folder>/pretrained` at the end of a fit: weights, configuration and tokenizer, for generate and reuse."""
+    """Leaves `<run folder>/pretrained` at the end of a fit: weights, configuration and tokenizer, for generate and reuse.
+
+    Args:
+        keep: False leaves nothing, where only measurements are wanted.
+    """
+
+    def __init__(self, keep: bool = True):
+        self.keep = keep
 
     def on_fit_end(self, trainer, module) -> None:
         run_folder = trainer.log_dir  # a broadcast: every process asks
-        if trainer.logger is None or trainer.fast_dev_run:  # then there is no run folder
+        if not self.keep or trainer.logger is None or trainer.fast_dev_run:  # without a logger there is no run folder
             return
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

@@ -11,17 +11,19 @@ import pickle
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import zoo.shard  # noqa: F401  (registers the strategy fsdp2)
-from zoo.board import BesideIO, Board, Export, Last, Meter, progress
+from zoo.board import BesideIO, Board, Export, Last, progress
+from zoo.meter import Meter
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # else `${data…}` is not found under a subcommand
 
@@ -123,7 +125,7 @@ def flat(tree: dict, prefix: str = "") -> dict[str, int | float | str | bool]:
     return rows
 
 
-def lightning_main(args: list[str]) -> ZooCLI:
+def lightning_main(args: list[str], callbacks: Iterable[Callback] = ()) -> ZooCLI:
     """Run one LightningCLI command given as a list of words; returns the CLI with its trainer, model and datamodule."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device listings and tips
@@ -147,7 +149,7 @@ def lightning_main(args: list[str]) -> ZooCLI:
             "use_distributed_sampler": False,  # our loaders share the order out themselves
             "enable_model_summary": False,
             "enable_autolog_hparams": False,  # SaveConfig logs the settings that tell runs apart
-            "callbacks": [progress()],
+            "callbacks": [progress(), *callbacks],
         },
         args=args,
     )
@@ -240,9 +242,10 @@ USAGE = """usage: zoo VERB …
 `zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run."""
 
 
-def main(args: list[str] | None = None) -> ZooCLI | None:
+def main(args: list[str] | None = None, callbacks: Iterable[Callback] = ()) -> ZooCLI | None:
     """Run `zoo` with these words (default: the command line). A failure ends with one sentence and exit code 1 or 2.
 
+    callbacks: of the caller, beside our own; for LightningCLI's verbs.
     ZOO_TRACEBACK=1 shows the whole traceback instead.
     """
     global _last_args
@@ -254,7 +257,7 @@ def main(args: list[str] | None = None) -> ZooCLI | None:
     if args[0] not in {**ZooCLI.subcommands(), **VERBS}:
         sys.exit(f"zoo: there is no verb {args[0]!r}{did_you_mean(args[0], [*ZooCLI.subcommands(), *VERBS])}")
     try:
-        return VERBS[args[0]](args[1:]) if args[0] in VERBS else lightning_main(args)
+        return VERBS[args[0]](args[1:]) if args[0] in VERBS else lightning_main(args, callbacks)
     except Exception as error:
         if os.environ.get("ZOO_TRACEBACK"):
             raise

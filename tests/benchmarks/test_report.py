@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import report
-from benchmarks.record import Record, identity
+from benchmarks.record import Record
 from benchmarks.spec import expand, load
 
 
@@ -22,7 +22,7 @@ def no_files(monkeypatch):
 
 def made(run, **fields):
     base = Record(
-        run.recipe, run.row, run.scale, run.seed, identity(run.config()), run.command,
+        run.recipe, run.row, run.scale, run.seed, run.key, run.command,
         status="ok", date="2024-05-01T10:00:00+00:00", data={"description": "Python code", "fingerprint": "abc"},
         versions={"torch": "2.9.1"}, device="a processor", tokens=1000, parameters=12345,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import record, report, run
+from benchmarks import jobs, record, report, run
 from benchmarks import spec as spec_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def main(args):
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """A repository with a spec, a recipe and a `zoo` that only pretends; `behave({n: what})` says how its runs go."""
-    for module in (spec_module, record, run, report):
+    for module in (spec_module, record, run, report, jobs):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(spec_module, "SPECS", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))

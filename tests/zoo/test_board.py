@@ -4,7 +4,8 @@ import os
 import pytest
 import torch
 
-from zoo.board import BesideIO, training_flops
+from zoo.board import BesideIO
+from zoo.meter import training_flops
 from zoo.mtp import MTP
 
 VOCAB, CONTEXT, DIM = 97, 8, 16

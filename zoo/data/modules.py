@@ -23,7 +23,7 @@ from zoo.data.installed import Installed
 from zoo.data.loader import Batches, Loader, spread
 from zoo.data.order import permute
 from zoo.data.sources import Document, Files, Hub
-from zoo.data.store import TokenStore, build, locked
+from zoo.data.store import Prepared, TokenStore, build, locked
 from zoo.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
 
 RESERVE = 64  # tokens at the end of a store that are targets only, so that `ahead` does not change the windows
@@ -31,8 +31,8 @@ SAMPLE = 50_000_000  # characters of training text that a BPE is trained on
 ARGUMENTS = """
     Args:
         source: "hub" streams a data set of the Hugging Face hub, "files" reads local files, "installed" reads the text
-            of pinned installed packages and needs no network.
-        files: paths or globs for source files: text, .jsonl, .jsonl.gz, .parquet, .py.
+            of pinned installed packages and needs no network, "store" takes a token store that is already built.
+        files: paths or globs for source files: text, .jsonl, .jsonl.gz, .parquet, .py; for source store, its one folder.
         hub: name of the data set for source hub.
         hub_config: its configuration, if it has several.
         column: field of the text in hub data sets, .jsonl and .parquet; None takes the usual one.
@@ -81,8 +81,8 @@ class TokenData(LightningDataModule):
         verify: bool,
     ):
         super().__init__()
-        if (source == "files") != bool(files):
-            raise ValueError("data.files and `data.source: files` go together: give both, or neither")
+        if (source in ("files", "store")) != bool(files):
+            raise ValueError("data.files and `data.source: files` (or store) go together: give both, or neither")
         if exclude and source != "installed":
             raise ValueError("data.exclude works with `data.source: installed` only: remove it, or filter the text yourself")
         if min(context, batch) < 1:
@@ -92,6 +92,8 @@ class TokenData(LightningDataModule):
         self.prepare_workers, self.loader_workers, self.megabytes = prepare_workers, loader_workers, megabytes
         if source == "files":
             self.corpus = Files(files, column)
+        elif source == "store":
+            self.corpus = Prepared(files[0])
         elif source == "hub":
             self.corpus = Hub(hub, hub_config, column or "text", megabytes=megabytes)
         else:
@@ -118,6 +120,8 @@ class TokenData(LightningDataModule):
     @cached_property
     def folder(self) -> Path:
         """Where the token store is: a function of the corpus and the tokenizer."""
+        if self.source == "store":
+            return self.corpus.folder
         label = f"bpe{self.vocab_size}" if self.tokenizer_name == "bpe" else self.tokenizer_name.removesuffix("/tokenizer.json")
         label = re.sub(r"[^\w.]+", "-", Path(label).stem)
         return self.root / f"{type(self).__name__}-{self.source}-{label}-{self.fingerprint[:8]}"
@@ -154,9 +158,10 @@ class TokenData(LightningDataModule):
         """Train the tokenizer and build the token store where they are missing; prints where the store is and what it holds."""
         if self.source == "files" and self.megabytes is not None:
             self._tell("data: megabytes is for hub and installed; the files are taken whole")
-        if self.tokenizer_name == "bpe":
-            self._train_tokenizer()
-        build(self.corpus, self.tokenizer, self.folder, self.prepare_workers)
+        if self.source != "store":
+            if self.tokenizer_name == "bpe":
+                self._train_tokenizer()
+            build(self.corpus, self.tokenizer, self.folder, self.prepare_workers)
         manifest = TokenStore(self.folder, "train", self.tokenizer.fingerprint).manifest
         counts = ", ".join(
             f"{split} {n['tokens']:,} tokens of {n['documents']:,} documents" for split, n in manifest["splits"].items()
@@ -175,6 +180,11 @@ class TokenData(LightningDataModule):
         self.stores = {
             split: TokenStore(self.folder, split, self.tokenizer.fingerprint) for split in ("train", "validation", "test")
         }
+        if self.stores["train"].manifest["vocab"] > self.vocab:
+            raise ValueError(
+                f"the store in {self.folder} has ids up to {self.stores['train'].manifest['vocab'] - 1}, but data.tokenizer "
+                f"({self.tokenizer_name}) only {self.vocab}: give the tokenizer and vocab_size that it was made with"
+            )
 
     def _tell(self, text: str) -> None:
         if text not in self._told:
@@ -242,7 +252,7 @@ class OpenWebText(TokenData):
 
     def __init__(
         self,
-        source: Literal["hub", "files", "installed"] = "hub",
+        source: Literal["hub", "files", "installed", "store"] = "hub",
         files: list[str] | None = None,
         hub: str = "Skylion007/openwebtext",
         hub_config: str | None = None,
@@ -270,7 +280,7 @@ class Code(TokenData):
 
     def __init__(
         self,
-        source: Literal["hub", "files", "installed"] = "hub",
+        source: Literal["hub", "files", "installed", "store"] = "hub",
         files: list[str] | None = None,
         hub: str = "codeparrot/codeparrot-clean",
         hub_config: str | None = None,

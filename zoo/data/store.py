@@ -152,6 +152,18 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+class Prepared:
+    """A token store that stands for its corpus, where the text itself is not: on a node without network or packages."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.description, self.fingerprint = manifest["description"], manifest["source"]
+
+    def documents(self, split: str | None = None) -> Iterator:
+        raise RuntimeError(f"{self.folder} holds tokens, not text: read documents from the source it was made of")
+
+
 class TokenStore:
     """The tokens of one split, memory-mapped; `len` is their number. A split without documents is an empty store.
 

@@ -89,8 +89,6 @@ class BPE:
     """
 
     def __init__(self, text: str, ranks: dict[bytes, int], end: str, eos: int):
-        import tiktoken
-
         self._text, self._end, self.eos, self.vocab = text, end, eos, max(eos, *ranks.values()) + 1
         self.token_bytes = np.zeros(self.vocab, np.int64)  # (vocab,) utf-8 bytes each id stands for
         digest = hashlib.sha256(b"byte-level bpe, gpt2 words, end token %d" % eos)
@@ -99,7 +97,12 @@ class BPE:
         for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
             digest.update(b"\n%d %s" % (rank, token.hex().encode()))
         self.fingerprint = digest.hexdigest()
-        self._encoding = tiktoken.Encoding("zoo", pat_str=GPT2_WORDS, mergeable_ranks=ranks, special_tokens={end: eos})
+        try:
+            import tiktoken
+        except ImportError:  # a bare node: the tokenizers library gives the same ids, three times slower
+            self._encoding = None
+        else:
+            self._encoding = tiktoken.Encoding("zoo", pat_str=GPT2_WORDS, mergeable_ranks=ranks, special_tokens={end: eos})
 
     def encode(self, text: str) -> list[int]:
         return self._array(text).tolist()
@@ -109,6 +112,9 @@ class BPE:
         return [self._array(text) for text in texts]
 
     def _array(self, text: str) -> np.ndarray:
+        if self._encoding is None:
+            text = text.encode(errors="replace").decode()
+            return np.array(_pieces(self._text).encode(text, add_special_tokens=False).ids, np.uint32)
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeError:  # lone surrogates (JSON can hold them) have no utf-8
@@ -118,7 +124,8 @@ class BPE:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; the end token is left out, broken utf-8 becomes U+FFFD."""
-        return self._encoding.decode([i for i in map(int, ids) if i != self.eos])
+        ids = [i for i in map(int, ids) if i != self.eos]
+        return self._encoding.decode(ids) if self._encoding else _pieces(self._text).decode(ids)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, enough for `load_tokenizer(folder)`."""

@@ -18,7 +18,7 @@ class MTP(nn.Module):
     reduction: the loss is the "sum" (eq. 2) or the "mean" over the heads' mean nll.
     within_documents: in training, do not count targets that lie in another document than the position that predicts them. In
     evaluation every target is scored, so that all nets are scored on the same ones.
-    backward: "head-by-head" or "joint", see `FutureHeads`. The other arguments are those of `NextToken`.
+    backward: "head-by-head", "joint" or "naive", see `FutureHeads`. The other arguments are those of `NextToken`.
     Raises ValueError where the sizes cannot work.
     """
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
@@ -19,14 +20,15 @@ class FutureHeads(nn.Module):
     blocks: one module per head.
     backward: "head-by-head" makes the gradients of one head after the other inside the forward pass, so that the memory of a
     step does not grow with n; "joint" is one graph with the chunked loss, every head recomputed in the backward pass. Both give
-    the same gradients. Sharded parameters (FSDP2) allow "joint" only, which is then taken and logged once.
+    the same gradients. "naive" holds the logits of all heads at once, as one writes it first: for comparison (Fig. 2).
+    Sharded parameters (FSDP2) do not allow "head-by-head"; "joint" is then taken, and logged once.
     chunk: rows whose logits exist at a time.
     """
 
     def __init__(self, blocks: Iterable[nn.Module], *, backward: str = "head-by-head", chunk: int | None = None):
         super().__init__()
-        if backward not in ("head-by-head", "joint"):
-            raise ValueError(f"backward is 'head-by-head' or 'joint', not {backward!r}.")
+        if backward not in ("head-by-head", "joint", "naive"):
+            raise ValueError(f"backward is 'head-by-head', 'joint' or 'naive', not {backward!r}.")
         self.blocks = nn.ModuleList(blocks)
         self.backward, self.chunk = backward, chunk
 
@@ -54,6 +56,12 @@ class FutureHeads(nn.Module):
             shared = [p for p in norm.parameters() if p.requires_grad]
             own = [p for p in self.blocks.parameters() if p.requires_grad]
             return _HeadByHead.apply(self, run, norm, targets, weights, hidden, unembedding, *shared, *own)
+        if self.backward == "naive":
+            outputs = torch.stack([norm(run(i, hidden)) for i in range(len(self.blocks))])  # (n, B, T, D)
+            logits = F.linear(outputs, unembedding)  # (n, B, T, V)
+            exact = torch.promote_types(logits.dtype, torch.float32)
+            nll = F.cross_entropy(logits.flatten(0, 2).to(exact), targets.flatten(), reduction="none").view(targets.shape)
+            return (nll * weights).sum(), nll.detach()
         outputs = [norm(checkpoint(run, i, hidden, use_reentrant=False)) for i in range(len(self.blocks))]
         # One call for all heads: n calls would hold n gradients of the unembedding.
         return linear_cross_entropy(torch.stack(outputs), unembedding, targets, weights, chunk=self.chunk)

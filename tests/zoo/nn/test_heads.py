@@ -51,7 +51,7 @@ def gradients(model, loss):
 
 
 @pytest.mark.parametrize("flavour, tied", [("gpt2", True), ("gpt2", False), ("llama", True), ("llama", False)])
-@pytest.mark.parametrize("backward", ["head-by-head", "joint"])
+@pytest.mark.parametrize("backward", ["head-by-head", "joint", "naive"])
 @pytest.mark.parametrize("dropout, checkpoint", [(0.0, False), (0.2, False), (0.2, True)])
 def test_gradients_equal_the_naive_joint_backward(flavour, tied, backward, dropout, checkpoint):
     model, b = net(flavour, tied=tied, backward=backward, dropout=dropout, checkpoint=checkpoint), batch()
@@ -65,7 +65,7 @@ def test_gradients_equal_the_naive_joint_backward(flavour, tied, backward, dropo
         torch.testing.assert_close(g, wanted[name], atol=1e-10, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("backward", ["head-by-head", "joint"])
+@pytest.mark.parametrize("backward", ["head-by-head", "joint", "naive"])
 def test_under_bf16_autocast_gradients_are_those_of_the_naive_form_to_bf16(backward):
     model, b = net("gpt2", torch.float32, backward=backward), batch()
     exact = gradients(model, naive(model, b))
@@ -175,5 +175,5 @@ def test_memory_is_flat_in_the_number_of_heads():
 
 
 def test_choices():
-    with pytest.raises(ValueError, match="'head-by-head' or 'joint'"):
+    with pytest.raises(ValueError, match="'head-by-head', 'joint' or 'naive'"):
         FutureHeads([], backward="both")
