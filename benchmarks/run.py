@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import jobs, record, report
+from benchmarks import jobs, record
 from benchmarks.jobs import Job, clock
 from benchmarks.record import Record
 from benchmarks.spec import ROOT, Run, Spec, expand, identity, load, nearest
@@ -135,7 +135,7 @@ def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: 
         words = run.arguments(extra, saved)
         about = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": run.key,
                  "command": shlex.join(["zoo", *words]), "needs": [need.key for need in run.needs]}  # fmt: skip
-        job = {"identity": about, "spec": run.spec, "arguments": words, "place": str(place)}
+        job = {"identity": about, "spec": run.spec, "arguments": words, "place": str(place), "home": str(home)}
         name = f"{run.row}, seed {run.seed}"
         command = [sys.executable, "-m", "benchmarks.run", "--child", json.dumps(job)]
         weight = took.get((run.row, run.scale), usual)
@@ -167,8 +167,7 @@ def child(job: dict) -> None:
     from benchmarks.live import Running
 
     about = job["identity"]
-    home = ROOT / "runs" / about["recipe"] / f"{about['run']}-{about['key']}-s{about['seed']}"
-    shutil.rmtree(home, ignore_errors=True)  # an attempt that was broken off: a record is of one uninterrupted run
+    shutil.rmtree(job["home"], ignore_errors=True)  # an attempt that was broken off: a record is of one uninterrupted run
     print(f"  {about['command']}", flush=True)
     running = Running(job["spec"], about)
     cli = zoo.cli.main(job["arguments"], [running])
@@ -246,6 +245,8 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what is recorded stays, and the same command continues", flush=True)
         return 130
+    from benchmarks import report  # its plots are not needed by the processes of the runs, which come through here too
+
     records, _ = record.load(record.folder(given.scale))
     print("", report.summary(spec, given.scale, records), "", sep="\n")
     print(f"page: {report.write(spec, given.scale, records).relative_to(ROOT)}")

@@ -358,5 +358,12 @@ def _filled(kind: type, value: dict, place: str, file: str) -> Any:
 def _words(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(str, typing.get_args(kind)))
-    names = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "keys and values"}
+    names = {
+        str: "text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "keys and values",
+    }
     return names.get(typing.get_origin(kind) or kind, "keys and values")

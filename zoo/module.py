@@ -75,6 +75,11 @@ class LanguageModel(L.LightningModule):
             group["initial_lr"], group["lr"] = peak, peak * factor(curve.last_epoch)
 
     # -- training -------------------------------------------------------------------------------------------------
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        # Lightning lets the old gradients live until the forward pass is over, but heads make their new ones inside it.
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         # Dropout is a pure function of (seed, epoch, micro-step, rank): a resumed run draws what the lost one would have.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) & 0x7FFFFFFFFFFFFFFF)

@@ -5,11 +5,13 @@ import json
 import os
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benchmarks import record
-from benchmarks.record import Record, finished, identity, load, save
+from benchmarks.record import Record, finished, load, save
+from benchmarks.spec import identity
 
 
 def made(key="k", date="2024-01-01", **fields):
@@ -102,6 +104,17 @@ def test_value_reads_metrics_and_measured_fields():
     assert (r.value("test/next"), r.value("peak_memory_mib"), r.value("test/mbpp@1")) == (1.5, 10.0, None)
 
 
+@pytest.mark.parametrize("crowd, quiet", [(0.0, True), (record.CROWD, True), (0.5, False), (None, False)])
+def test_times_of_a_run_that_shared_its_machine_are_no_numbers(crowd, quiet):
+    r = made(crowd=crowd, step_seconds=2.0, tokens_per_second=5.0, seconds=3.0, allocated_mib=7.0)
+    times = [r.value(key) for key in ("step_seconds", "tokens_per_second", "seconds")]
+    assert times == ([2.0, 5.0, 3.0] if quiet else [None] * 3) and r.value("allocated_mib") == 7.0
+
+
+def test_what_was_not_measured_is_none():
+    assert made(crowd=0.0).value("allocated_mib") is None and made(crowd=0.0).value("step_seconds") is None
+
+
 def test_own_scales_stay_out_of_git():
     assert "runs" in record.folder("laptop").parts and "runs" in record.folder("smoke").parts
     assert "runs" not in record.folder("desk").relative_to(record.ROOT).parts
@@ -111,5 +124,5 @@ def test_provenance_hashes_the_code_that_was_imported():
     import zoo
 
     found = record.provenance()
-    assert found["versions"]["torch"] and found["code"]["zoo/__init__.py"] == record._digest(open(zoo.__file__, "rb").read())
+    assert found["versions"]["torch"] and found["code"]["zoo/__init__.py"] == record.code_hash(Path(zoo.__file__))
     assert not any(file.startswith("benchmarks") for file in found["code"])

@@ -62,6 +62,13 @@ def test_load_gives_typed_fields(write):
         ({"metrics": [{**GOOD["metrics"][0], "keys": ["test/b"]}]}, ["runs.one.paper.cells", "'test/a'", "mean 'test/b'"]),
         ({"claims": [{**GOOD["claims"][0], "rows": ["tow", "one"]}]}, ["claims[0].rows", "'tow'", "did you mean 'two'"]),
         ({"claims": [{**GOOD["claims"][0], "metrics": ["test/z"]}]}, ["claims[0].metrics", "'test/z'"]),
+        ({"claims": [{**GOOD["claims"][0], "rows": ["one"]}]}, ["claims[0]", "two rows"]),
+        ({"claims": [{**GOOD["claims"][0], "kind": "agrees"}]}, ["claims[0]", "two metrics"]),
+        ({"alone": "yes"}, ["alone", "true or false"]),
+        ({"panels": [{"y": "test/z", "title": "", "xlabel": "", "ylabel": ""}]}, ["panels[0].y", "'test/z'"]),
+        ({"runs": {**GOOD["runs"], "two": {"label": "", "baseline": "uno"}}}, ["runs.two.baseline", "'uno'"]),
+        ({"runs": {**GOOD["runs"], "two": {"label": "", "scales": ["lap"]}}}, ["runs.two.scales", "mean 'laptop'"]),
+        ({"runs": {**GOOD["runs"], "two": {"label": "", "overrides": {"a": "${needs.tea}"}}}}, ["runs.two.overrides", "'tea'"]),
     ],
 )
 def test_a_wrong_spec_names_key_file_and_remedy(write, change, words):
@@ -116,3 +123,51 @@ def test_command_line_values_survive_the_shell(write, value):
 def test_a_missing_recipe_is_named(write):
     with pytest.raises(FileNotFoundError, match=r"recipes/mtp/cod\.yaml"):
         expand(load(write(recipe="recipes/mtp/cod.yaml")), "laptop")[0].config()
+
+
+NEEDS = {
+    "teacher": {"recipe": "recipes/mtp/code.yaml", "overrides": {"model.n": 9, "model.from": "${needs.base}"}},
+    "base": {"recipe": "recipes/mtp/code.yaml", "overrides": {"model.n": 8}, "seed": 5},
+}
+TAUGHT = {**GOOD["runs"], "two": {"label": "taught", "overrides": {"model.n": 2, "model.teacher": "${needs.teacher}"}}}
+
+
+def test_needs_make_a_graph_with_the_seed_of_the_run_or_their_own(write):
+    run = next(r for r in expand(load(write(runs=TAUGHT, needs=NEEDS)), "laptop") if (r.row, r.seed) == ("two", 1))
+    [teacher] = run.needs
+    [base] = teacher.needs
+    assert (teacher.row, teacher.seed, base.row, base.seed, base.needs) == ("teacher", 1, "base", 5, ())
+    assert teacher.config()["trainer"]["max_steps"] == 3  # what the scale says of all rows holds for needs too
+    folder = f"runs/mtp-code/teacher-{teacher.key}-s1/pretrained"
+    assert run.arguments()[-1] == f"--model.teacher={folder}"
+    assert run.arguments(saved={teacher.key: "elsewhere"})[-1] == "--model.teacher=elsewhere"
+    assert folder in run.command and run.config()["model"]["teacher"] == f"need {teacher.key}"
+
+
+def test_a_run_is_its_needs_too(write):
+    keys = lambda: {r.row: r.key for r in expand(load(tmp), "laptop") if r.seed == 0}
+    tmp = write(runs=TAUGHT, needs=NEEDS)
+    before = keys()
+    write(runs=TAUGHT, needs={**NEEDS, "base": {**NEEDS["base"], "seed": 6}})
+    after = keys()
+    assert before["one"] == after["one"] and before["two"] != after["two"]
+
+
+def test_needs_in_a_circle_are_named(write):
+    circle = {**NEEDS, "base": {"recipe": "recipes/mtp/code.yaml", "overrides": {"model.from": "${needs.teacher}"}}}
+    with pytest.raises(ValueError, match="two -> teacher -> base -> teacher go round in a circle"):
+        expand(load(write(runs=TAUGHT, needs=circle)), "laptop")
+
+
+def test_rows_may_sit_a_scale_out_and_bring_their_own_recipe(write):
+    other = {"label": "other", "recipe": "recipes/ntp/other.yaml"}
+    path = write(runs={"one": {**GOOD["runs"]["one"], "scales": []}, "two": other})
+    assert [r.row for r in expand(load(path), "laptop")] == ["two", "two"]
+    assert expand(load(path), "laptop")[0].recipe == "ntp-other"
+    assert expand(load(path), "laptop")[0].files[0] == "recipes/ntp/other.yaml"
+
+
+def test_the_key_does_not_depend_on_the_spec_or_the_rows_name(write):
+    key = expand(load(write()), "laptop")[0].key
+    path = write(runs={"a": GOOD["runs"]["one"], "two": GOOD["runs"]["two"]}, title="another", claims=[])
+    assert expand(load(path), "laptop")[0].key == key != expand(load(path), "laptop")[1].key

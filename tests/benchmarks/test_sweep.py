@@ -28,9 +28,13 @@ CLI = """
 import json, os, sys, time
 from types import SimpleNamespace as NS
 
-def main(args):
-    n = int(args[-2].partition("=")[2])
+def main(args, callbacks):
+    n = int(next(a for a in args if a.startswith("--model.n=")).partition("=")[2])
+    folder = args[-1].partition("=")[2]
     print("training", n, flush=True)
+    print("step 5/10  next-token loss 1.0", flush=True)
+    given = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")]
+    with open("order.txt", "a") as file: print(n, *given, *args[1:], file=file)
     what = json.load(open("behaviour.json")).get(str(n))
     if what == "raise": raise ValueError("heads must be fewer than layers: lower n")
     if what == "exit": print("zoo: unknown key", file=sys.stderr); sys.exit(2)
@@ -38,10 +42,12 @@ def main(args):
     if what == "sleep":
         open("child.pid", "w").write(str(os.getpid()))
         time.sleep(120)
+    if what == "wait": time.sleep(2.0)
+    if "s0" in folder: os.makedirs(f"runs/made-up/{folder}/pretrained")
     value = float("nan") if what == "nan" else n / 2
     trainer = NS(test=lambda *a, **k: None, callback_metrics={"test/a": value}, is_global_zero=True,
                  strategy=NS(root_device=NS(type="cpu")))
-    measured = dict(tokens=10, seconds=1.0, tokens_per_second=10.0, flops=5.0, peak_memory_mib=3.0, parameters=n)
+    measured = dict(tokens=10, seconds=1.0, tokens_per_second=10.0, flops=5.0, peak_memory_mib=3.0, parameters=n, crowd=0.0)
     return NS(trainer=trainer, model=NS(measured=measured), config_dump={"n": n, "args": args},
               datamodule=NS(description="made-up data", fingerprint="f0"))
 """
@@ -62,6 +68,7 @@ def house(tmp_path, monkeypatch):
         "zoo/__init__.py": "",
         "zoo/cli.py": CLI,
         "torch.py": "def get_num_threads(): return 1",
+        "lightning.py": "class Callback: pass",
     }
     for name, text in files.items():
         path = tmp_path / name
@@ -99,7 +106,7 @@ def test_a_sweep_records_prints_and_ends_with_its_page(house, capfd):
     assert out.rstrip().endswith("page: runs/pages/table-made-1-laptop.md")
     assert "| 1.00 |" in (root / "runs/pages/table-made-1-laptop.md").read_text() and "1.00" in out.split("new records")[1]
     assert {path.name for path in root.iterdir()} == {
-        "table-made-1.yaml", "recipes", "zoo", "torch.py", "behaviour.json", "runs",
+        "table-made-1.yaml", "recipes", "zoo", "torch.py", "lightning.py", "behaviour.json", "order.txt", "runs",
     }  # nothing was dropped in the working folder  # fmt: skip
 
 
@@ -183,10 +190,161 @@ def test_wrong_names_are_one_sentence(house, capfd):
         assert words in said and said.count("\n") == 1
 
 
-def test_progress_bars_are_thinned_and_the_error_line_is_found(tmp_path, capsys):
-    read, write = os.pipe()
-    os.write(write, b"".join(b"%d%%\r" % i for i in range(50)) + b"done\nValueError: the cause\nlast words")
-    os.close(write)
-    with open(read, "rb") as stream, (tmp_path / "log").open("w") as log:
-        assert run._pass_on(stream, log) == "ValueError: the cause"
-    assert capsys.readouterr().out.splitlines() == ["  | 0%", "  | done", "  | ValueError: the cause", "  | last words"]
+NEEDY = """
+title: made up
+source: {arxiv: "0000.00000", item: Table 9}
+recipe: recipes/made/up.yaml
+needs:
+  teacher: {recipe: recipes/made/up.yaml, overrides: {model.n: 7, model.of: "${needs.seed}"}}
+  seed: {recipe: recipes/made/up.yaml, overrides: {model.n: 8}, seed: 0}
+runs:
+  plain: {label: plain, overrides: {model.n: 1}}
+  taught: {label: taught, overrides: {model.n: 2, model.teacher: "${needs.teacher}"}}
+metrics: [{keys: [test/a], label: a, direction: lower, digits: 2}]
+claims: []
+scales: {laptop: {seeds: [0]}}
+"""
+
+
+def ran(root):
+    """What the made-up zoo was started with, in the order of the starts: n, threads, GPU, words."""
+    path = root / "order.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_needs_run_first_and_hand_their_folder_on(house, capfd):
+    root = house()
+    (root / "table-made-2.yaml").write_text(NEEDY)
+    assert run.main(["table-made-2"]) == 0
+    assert [words[0] for words in ran(root)] == ["1", "8", "7", "2"] and "2 more that they need" in capfd.readouterr().out
+    done = records(root)
+    folder = done["teacher", "ok"].folder.relative_to(root).as_posix() + "/pretrained"
+    assert f"--model.teacher={folder}" in ran(root)[3] and (root / folder).is_dir()
+    assert done["taught", "ok"].needs == [done["teacher", "ok"].key]
+    (root / "order.txt").unlink()
+    assert run.main(["table-made-2"]) == 0 and ran(root) == []  # all of it is cached
+    run.main(["table-made-2", "--again", "--only", "taught"])
+    assert [words[0] for words in ran(root)] == ["8", "7", "2"]
+
+
+def test_a_need_without_its_saved_net_runs_again_only_where_it_is_wanted(house):
+    root = house()
+    (root / "table-made-2.yaml").write_text(NEEDY)
+    run.main(["table-made-2"])
+    for path in (root / "runs/made-up").glob("*/pretrained"):
+        path.rmdir()  # as in a fresh clone, which has the records only
+    (root / "order.txt").unlink()
+    assert run.main(["table-made-2"]) == 0 and ran(root) == []
+    for path in (root / "runs/records").rglob("taught-*.json"):
+        path.unlink()
+    run.main(["table-made-2"])
+    assert [words[0] for words in ran(root)] == ["8", "7", "2"]
+
+
+def test_another_need_is_another_run(house):
+    root = house()
+    (root / "table-made-2.yaml").write_text(NEEDY)
+    first = {r.row: r.key for r in spec_module.expand(spec_module.load(root / "table-made-2.yaml"), "laptop")}
+    (root / "table-made-2.yaml").write_text(NEEDY.replace("model.n: 8", "model.n: 9"))
+    second = {r.row: r.key for r in spec_module.expand(spec_module.load(root / "table-made-2.yaml"), "laptop")}
+    assert first["plain"] == second["plain"] and first["taught"] != second["taught"]
+
+
+def test_what_needs_a_failed_run_fails_with_its_reason(house):
+    root = house({7: "raise"})
+    (root / "table-made-2.yaml").write_text(NEEDY)
+    assert run.main(["table-made-2"]) == 1
+    done = records(root)
+    assert ("plain", "ok") in done and done["taught", "failed"].error.startswith("it needs teacher, seed 0, which failed: Value")
+    assert "2" not in [words[0] for words in ran(root)]
+
+
+def test_specs_that_ask_for_the_same_run_share_its_record(house, capfd):
+    root = house()
+    run.main(["table-made-1"])
+    (root / "table-made-3.yaml").write_text(SPEC.replace("one: {label: one,", "uno: {label: one,"))
+    capfd.readouterr()
+    assert run.main(["table-made-3"]) == 0
+    assert "3 of them recorded before" in capfd.readouterr().out and len(ran(root)) == 3
+
+
+def test_jobs_run_side_by_side_with_one_thread_each(house, capfd, monkeypatch):
+    root = house({1: "wait", 2: "wait", 3: "wait"})
+    monkeypatch.setattr(jobs.View.__init__, "__defaults__", (0.3,))
+    assert run.main(["table-made-1", "--jobs", "3"]) == 0
+    out = capfd.readouterr().out
+    assert "50% · " in out and "three, seed 0 50%" in out and "  | training" not in out
+    assert "left]" in out and "two, seed 0: done in" in out
+    assert {words[1] for words in ran(root)} == {"1"} and len(records(root)) == 3
+
+
+def test_one_job_keeps_its_threads_and_alone_means_alone(house, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    root = house()
+    (root / "table-made-4.yaml").write_text(SPEC + "alone: true\n")
+    assert run.main(["table-made-4", "--jobs", "3", "--only", "one"]) == 0
+    assert ran(root)[0][1] == "None"
+
+
+def test_with_gpus_each_job_gets_one(house, monkeypatch):
+    root = house({1: "wait", 2: "wait"})
+    monkeypatch.setattr(run, "_gpus", lambda: 2)
+    assert run.main(["table-made-1"]) == 0
+    assert {words[2] for words in ran(root)[:2]} == {"0", "1"} and ran(root)[0][1] != "1"
+
+
+def test_a_sweep_of_many_survives_a_failure_side_by_side(house, capfd):
+    root = house({1: "kill", 3: "nan"})
+    assert run.main(["table-made-1", "--jobs", "2"]) == 1
+    assert set(records(root)) == {("one", "failed"), ("two", "ok"), ("three", "failed")}
+    assert "one, seed 0: failed: killed by signal 9" in capfd.readouterr().out
+
+
+def test_changed_code_runs_again_and_says_which(house, monkeypatch, capfd):
+    root = house()
+    monkeypatch.setattr(record, "CHECKOUT", root)
+    path = root / "runs/records/made-up"
+    run.main(["table-made-1", "--only", "one"])
+    for file in path.glob("*.json"):  # the made-up zoo is imported from here, not from the checkout
+        content = json.loads(file.read_text())
+        content["code"] = {"zoo/cli.py": record.code_hash(root / "zoo/cli.py")}
+        file.write_text(json.dumps(content))
+    assert run.main(["table-made-1", "--only", "one"]) == 0 and len(ran(root)) == 1
+    (root / "zoo/cli.py").write_text("# words only\n" + CLI)
+    record.code_hash.cache_clear()
+    assert run.main(["table-made-1", "--only", "one"]) == 0 and len(ran(root)) == 1
+    (root / "zoo/cli.py").write_text(CLI + "\nx = 1\n")
+    record.code_hash.cache_clear()
+    capfd.readouterr()
+    assert run.main(["table-made-1", "--only", "one"]) == 0 and len(ran(root)) == 2
+    assert "one, seed 0: zoo/cli.py changed since its record" in capfd.readouterr().out
+
+
+def test_a_corrupt_record_is_named_and_its_run_repeated(house, capfd):
+    root = house()
+    run.main(["table-made-1", "--only", "one"])
+    [file] = (root / "runs/records/made-up").glob("one-*.json")
+    file.write_text(file.read_text()[:40])
+    assert run.main(["table-made-1", "--only", "one"]) == 0
+    out = capfd.readouterr().out
+    assert f"{file.relative_to(root)} is not a readable record" in out and len(ran(root)) == 2
+
+
+def test_progress_bars_are_thinned():
+    chunks = [b"".join(b"%d%%\r" % i for i in range(50)) + b"done\n\x1b[31mValueError: the cause\x1b[0m\nlast ", b"words"]
+    assert list(jobs._lines(chunks)) == ["0%", "done", "ValueError: the cause", "last words"]
+
+
+def test_time_left_counts_weights_shares_and_places():
+    a, b, c = (jobs.Job(name, [], Path(name), weight=w) for name, w in (("a", 1), ("b", 2), ("c", 1)))
+    assert jobs.remaining([a, b, c], 1, 0.0) is None  # nothing is known yet
+    a.code, a.seconds, a.started = 0, 10.0, 1.0
+    assert jobs.remaining([a, b, c], 1, 11.0) == pytest.approx(30.0)
+    b.started, b.done = 11.0, 0.5
+    assert jobs.remaining([a, b, c], 1, 41.0) == pytest.approx(30.0 + 70 / 3)  # 70 s for a weight of 3
+    assert jobs.remaining([a, b, c], 2, 41.0) == pytest.approx(30.0)  # not less than the longest
+
+
+@pytest.mark.parametrize("seconds, text", [(5, "0:05"), (65.9, "1:05"), (3600, "1:00:00"), (7384, "2:03:04")])
+def test_clock(seconds, text):
+    assert jobs.clock(seconds) == text

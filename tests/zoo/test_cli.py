@@ -107,7 +107,9 @@ def test_measurements_of_the_run(fitted):
     measured = fitted[0].model.measured
     assert measured["tokens"] == 4 * 4 * 64
     assert measured["parameters"] == sum(p.numel() for p in fitted[0].model.net.parameters())
-    assert measured["peak_memory_mib"] > 50
+    assert measured["peak_memory_mib"] > 50 and 0 < measured["allocated_mib"] < measured["peak_memory_mib"]
+    assert measured["epochs"] == pytest.approx(measured["tokens"] / (fitted[0].datamodule.windows("train") * 64))
+    assert 0 < measured["step_seconds"] <= measured["seconds"] and measured["crowd"] >= 0
 
 
 def test_baseline_runs_too_and_generates(tmp_path, capsys):

@@ -223,3 +223,32 @@ def test_importing_the_package_is_cheap():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
     with pytest.raises(AttributeError, match="Codes"):
         getattr(zoo.data, "Codes")  # noqa: B009
+
+
+# -- a store that came along ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])
+def test_a_store_stands_for_its_corpus(data, tokenizer, tmp_path):
+    made = data(tokenizer=tokenizer, vocab_size=300)
+    moved = made.folder.rename(tmp_path / "carried")
+    came = Code(source="store", files=[str(moved)], tokenizer=tokenizer, vocab_size=300, context=T, batch=4, root="nowhere")
+    came.prepare_data()
+    came.setup()
+    assert (came.fingerprint, came.description) == (made.fingerprint, made.description)
+    for ours, theirs in zip(came.test_dataloader(), Code.test_dataloader(made)):
+        assert all((ours[name] == theirs[name]).all() for name in theirs)
+    with pytest.raises(RuntimeError, match="tokens, not text"):
+        came.documents()
+
+
+def test_a_store_wants_the_tokenizer_it_was_made_with(data):
+    made = data(tokenizer="bpe", vocab_size=300)
+    came = Code(source="store", files=[str(made.folder)], tokenizer="bytes", context=T, batch=4)
+    with pytest.raises(ValueError, match="ids up to 299"):
+        came.setup()
+
+
+def test_a_store_needs_its_folder(tmp_path):
+    with pytest.raises(ValueError, match="go together"):
+        Code(source="store")
+    with pytest.raises(FileNotFoundError, match="there is no token store"):
+        Code(source="store", files=[str(tmp_path)])

@@ -112,6 +112,15 @@ def test_tiktoken_gives_the_ids_of_tokenizers(bpe):
         assert bpe.encode(text) == reference.encode(text).ids, text
 
 
+@pytest.mark.parametrize("text", NASTY + scrambled(5))
+def test_without_tiktoken_the_ids_are_the_same(bpe, text, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tiktoken", None)  # as on a bare node
+    bpe.save(tmp_path)
+    bare = load_tokenizer(tmp_path)
+    assert bare._encoding is None and bare.fingerprint == bpe.fingerprint
+    assert bare.encode(text) == bpe.encode(text) and bare.decode(bpe.encode(text)) == bpe.decode(bpe.encode(text))
+
+
 def test_the_end_token_is_the_last_id_and_training_repeats_itself(bpe):
     assert (bpe.vocab, bpe.eos) == (350, 349) and bpe.token_bytes[bpe.eos] == 0 and bpe.token_bytes.shape == (350,)
     again = train_bpe(iter(CORPUS), 350)
