@@ -1,8 +1,12 @@
 # Everything a fresh machine needs: Python 3.10-3.12, gcc and make. `make help` lists the targets.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.10 python3))
 EXTRAS ?= dev
+# what the command line says, before the defaults of the main job
+GIVEN_SPEC := $(SPEC)
+GIVEN_SCALE := $(SCALE)
 SCALE ?= laptop
 SPEC ?= table-mtp-1
+MB ?= 40
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(VENV)/.uv/bin/uv
@@ -10,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export UV_PYTHON_DOWNLOADS = never
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup reproduce test test-all check bench board lock
+.PHONY: help setup reproduce pages plan bundle merge test test-all check bench board lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -18,8 +22,20 @@ help:  ## list the targets
 
 reproduce: reproduce-$(SPEC)  ## train and compare on the embedded corpus: the first table (SPEC=table-mtp-1 SCALE=laptop)
 
-reproduce-%: $(STAMP)  ## one table or figure of a paper: make reproduce-table-mtp-1 SCALE=desk
-	@$(BIN)/python -m benchmarks.run $* --scale $(SCALE)
+reproduce-%: $(STAMP)  ## one table or figure of a paper: make reproduce-table-mtp-1 SCALE=desk JOBS=2
+	@$(BIN)/python -m benchmarks.run $* --scale $(SCALE) $(if $(JOBS),--jobs $(JOBS))
+
+pages: $(STAMP)  ## write the committed pages, status.json and the README's table anew from their records
+	@$(BIN)/python -m benchmarks.report
+
+plan: $(STAMP)  ## what runs would take: make plan SCALE=paper [SPEC=table-mtp-1] [DEVICE=h100] [MFU=0.4]
+	@$(BIN)/python -m benchmarks.plan $(GIVEN_SPEC) --scale $(or $(GIVEN_SCALE),paper) $(if $(DEVICE),--device $(DEVICE)) $(if $(MFU),--mfu $(MFU))
+
+bundle: $(STAMP)  ## one folder that runs a spec on a GPU node without network: make bundle SPEC=table-mtp-1 MB=40
+	@$(BIN)/python -m benchmarks.bundle $(SPEC) --scale $(or $(GIVEN_SCALE),gpu) --megabytes $(MB)
+
+merge: $(STAMP)  ## add the records that a bundle brought back: make merge FROM=records.tar.gz
+	@$(BIN)/python -m benchmarks.merge $(FROM)
 
 test: $(STAMP)  ## the test suite
 	@$(BIN)/python -m pytest -q --durations=10 tests
@@ -27,14 +43,14 @@ test: $(STAMP)  ## the test suite
 test-all: $(STAMP)  ## the test suite and the slow tests: every recipe starts, the README's commands run
 	@$(BIN)/python -m pytest -q --durations=10 --slow tests
 
-check: $(STAMP)  ## lint, tests
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(MAKE) --no-print-directory test
+check: $(STAMP)  ## lint, pages that follow from their records, tests
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m benchmarks.report --check && $(MAKE) --no-print-directory test
 
 bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, about ten minutes)
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.bench
 
-board: $(STAMP)  ## TensorBoard over all runs
-	@$(BIN)/tensorboard --logdir runs
+board: $(STAMP)  ## TensorBoard over all runs, or over the arms of one spec: make board SPEC=table-mtp-1 SCALE=desk
+	@$(if $(GIVEN_SPEC),$(BIN)/python -m benchmarks.board $(SPEC) --scale $(or $(GIVEN_SCALE),desk),$(BIN)/tensorboard --logdir runs)
 
 # uv is bootstrapped through pip into a folder of its own, so that it never meets the locked packages.
 $(UV):

@@ -45,7 +45,8 @@ def work(jobs: list[Job], count: int, ended: Callable[[Job], None], environment:
     environment(place) is added to that of the process in place 0 … count - 1. A job whose need failed is not started: its code is
     1 and its error says which need. Whatever ends this function (Ctrl-C, a signal) ends the processes first.
     """
-    waiting, running, places = list(jobs), {}, list(range(count))
+    waiting, places = list(jobs), list(range(count))
+    running: dict[Job, tuple[subprocess.Popen, int]] = {}
     view = View(jobs, count)
     free = threading.Condition()
     try:
@@ -88,7 +89,7 @@ def _start(job: Job, environment: dict[str, str], free: threading.Condition, vie
     def follow() -> None:
         with job.log.open("w", encoding="utf-8") as file:
             last = ""
-            for text in _lines(iter(lambda: process.stdout.read1(65536), b"")):
+            for text in _lines(iter(lambda: os.read(process.stdout.fileno(), 65536), b"")):  # type: ignore[union-attr]
                 file.write(text + "\n")
                 last, job.error = text, text if _ERROR.match(text) else job.error
                 if step := _STEP.match(text):

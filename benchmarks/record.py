@@ -106,13 +106,14 @@ def save(record: Record, place: Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(draft, 0o644)
-        for again in range(1, sys.maxsize):
+        again = 1
+        while True:
             path = home / (f"{stem}.json" if again == 1 else f"{stem}.{again}.json")
             try:
                 os.link(draft, path)  # unlike a rename, fails when the name is taken
                 return path
             except FileExistsError:
-                continue
+                again += 1
     finally:
         os.unlink(draft)
 

@@ -1,100 +1,27 @@
-"""Records and spec in, one markdown page out. `python -m benchmarks.report` rewrites the committed pages.
+"""Writes the pages: `python -m benchmarks.report` rewrites all that is committed, `--check` only says what it would change.
 
-A cell comes from records or prints "—"; the paper's numbers stand in columns of their own.
-Pages of smoke and laptop runs go to runs/pages, those of the other scales to benchmarks/pages.
+Committed are benchmarks/pages (a page and its plots for each spec, status.json) and the table of results in README.md, all from
+the records in benchmarks/results. Pages of one's own smoke and laptop runs go to runs/pages.
 """
 
-from collections import defaultdict
+import argparse
+import json
+import sys
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
-from statistics import mean, stdev
 
 from benchmarks import record
+from benchmarks.cells import Results
+from benchmarks.claims import tally
+from benchmarks.page import page, stale_files, summary, table
 from benchmarks.record import Record
-from benchmarks.spec import ROOT, SPECS, Metric, Row, Run, Spec, expand, load
+from benchmarks.spec import ROOT, SPECS, Spec, load
 
-COMMITTED_SCALE = "desk"
+__all__ = ["main", "outputs", "page", "place", "summary", "table", "write"]
 
-
-def page(spec: Spec, scale: str, records: Iterable[Record]) -> str:
-    """The whole page of a spec at one scale: a pure function of its arguments and of the recipe's files."""
-    runs, records = expand(spec, scale), list(records)
-    rows = _measured(runs, records)
-    head = ["row"]
-    for metric in spec.metrics:
-        head += [metric.label] + (["paper"] if _printed(spec, metric) else [])
-    body = []
-    for name, row in spec.runs.items():
-        cells = [row.label]
-        for metric in spec.metrics:
-            cells += [ours(metric, rows[name])] + ([papers(metric, row)] if _printed(spec, metric) else [])
-        body.append(cells)
-    lines = [
-        f"# {spec.title}",
-        "",
-        f"Beside {spec.source.item} of [arXiv:{spec.source.arxiv}](https://arxiv.org/abs/{spec.source.arxiv}); "
-        f"scale **{scale}**. A cell without a record is “—”; the paper's numbers are in the columns headed *paper*.",
-        *([spec.scales[scale].note] if spec.scales[scale].note else []),
-        "",
-        *table(head, body),
-        "",
-        *_facts(spec, scale, rows),
-        "",
-        "## Rows",
-        *(_row_line(spec.runs[name], name, runs, rows[name], records) for name in spec.runs),
-        "",
-        "## What the paper claims",
-        "No verdict is drawn yet.",
-        *(f"- {claim.sentence}" for claim in spec.claims),
-        "",
-        "## Commands",
-        "```",
-        f"python -m benchmarks.run {spec.name} --scale {scale}",
-        *(run.command for run in runs if run.seed == runs[0].seed),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def summary(spec: Spec, scale: str, records: Iterable[Record]) -> str:
-    """The measured columns alone, narrow enough for a terminal; columns nobody has measured are named below it."""
-    rows = _measured(expand(spec, scale), list(records))
-    shown = [m for m in spec.metrics if any(ours(m, found) != "—" for found in rows.values())]
-    if not shown:
-        return "No run has a record yet."
-    body = [[row.label, *(ours(m, rows[name]) for m in shown)] for name, row in spec.runs.items()]
-    lines = table(["row", *(m.label for m in shown)], body)
-    missing = [m.label for m in spec.metrics if m not in shown]
-    return "\n".join([*lines, *([f"—: {'; '.join(missing)}"] if missing else [])])
-
-
-def ours(metric: Metric, records: list[Record]) -> str:
-    """A cell: mean over the records, ± their standard deviation when there are several; "—" where no record has a value.
-
-    The keys of a column are joined by strokes; keys after the last that has a value are left out (heads a net does not have).
-    """
-    texts = []
-    for key in metric.keys:
-        values = [value for r in records if (value := r.value(key)) is not None]
-        spread = f" ± {_number(stdev(values), metric.digits)}" if len(values) > 1 else ""
-        texts.append(_number(mean(values), metric.digits) + spread if values else "—")
-    while len(texts) > 1 and texts[-1] == "—":
-        texts.pop()
-    return "/".join(texts)
-
-
-def papers(metric: Metric, row: Row) -> str:
-    """The paper's cell, "—" where it printed none."""
-    cells = row.paper.cells if row.paper else {}
-    texts = [_number(cells[key], metric.digits) if key in cells else "—" for key in metric.keys]
-    return "/".join(texts) if any(key in cells for key in metric.keys) else "—"
-
-
-def table(head: list[str], body: list[list[str]]) -> list[str]:
-    """Lines of a markdown table with padded columns, so that it reads in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(head, *body)]
-    rule = ["-" * width for width in widths]
-    return ["| " + " | ".join(cell.ljust(w) for cell, w in zip(cells, widths)) + " |" for cells in (head, rule, *body)]
+COMMITTED_SCALE = "desk"  # its pages have no scale in their names
+START, END = "<!-- status: generated by make pages -->", "<!-- end of status -->"
 
 
 def place(spec: Spec, scale: str) -> Path:
@@ -104,74 +31,110 @@ def place(spec: Spec, scale: str) -> Path:
 
 
 def write(spec: Spec, scale: str, records: Iterable[Record]) -> Path:
-    """Write the page and return where it lies."""
+    """Write the page and its plots, and return where the page lies."""
     path = place(spec, scale)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(spec, scale, records), encoding="utf-8")
+    for file, content in _files(spec, scale, list(records)).items():
+        file.write_bytes(content)
     return path
 
 
-def _measured(runs: list[Run], records: list[Record]) -> dict[str, list[Record]]:
-    """Row -> the newest ok record of each of its seeds."""
-    done = record.finished(records)
-    rows: dict[str, list[Record]] = defaultdict(list)
-    for run in runs:
-        if (found := done.get(run.key)) is not None:
-            rows[run.row].append(found)
-    return rows
-
-
-def _printed(spec: Spec, metric: Metric) -> bool:
-    return any(row.paper and key in row.paper.cells for row in spec.runs.values() for key in metric.keys)
-
-
-def _facts(spec: Spec, scale: str, rows: dict[str, list[Record]]) -> list[str]:
-    """What the records share: seeds, data, device, versions, commit, dates."""
-    found = [r for row in rows.values() for r in row]
-    if not found:
-        return ["No run of this scale has a record yet."]
-    seeds, dates = spec.scales[scale].seeds, sorted(r.date[:10] for r in found)
-    data: dict[str, set] = {}
-    for r in found:
-        data.setdefault(r.data["description"], set()).add(r.data["fingerprint"][:12])
-    commits = {(r.commit or "no commit")[:10] + (" with uncommitted changes" if r.dirty else "") for r in found}
-    facts = {
-        "Seeds": ", ".join(map(str, seeds)) + ("; ± is the standard deviation over seeds" if len(seeds) > 1 else ""),
-        "Data": "; ".join(f"{text} (with tokenizer: {', '.join(sorted(prints))})" for text, prints in sorted(data.items())),
-        "Device": "; ".join(sorted({r.device for r in found})),
-        "Versions": "; ".join(sorted({", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in found})),
-        "Commit": "; ".join(sorted(commits)),
-        "Measured": dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
-    }
-    return [f"- {name}: {text}" for name, text in facts.items()]
-
-
-def _row_line(row: Row, name: str, runs: list[Run], found: list[Record], records: list[Record]) -> str:
-    """One row in words: size and budget here, the paper's place, and what failed."""
-    mine = [run for run in runs if run.row == name]
-    parts = [f"- **{row.label}** (`{name}`)"]
-    if found:
-        r = found[-1]
-        parts.append(f"here {r.parameters:,} parameters, {r.tokens:,} tokens, {r.flops:.2g} FLOPs, {r.seconds:.0f} s")
-    parts.append(f"{len(found)} of {len(mine)} seeds have a record")
-    if row.paper:
-        parts.append(f"the paper's cells: {row.paper.place}")
-    keys = {run.key for run in mine} - {r.key for r in found}
-    parts += [f"seed {r.seed} failed: {r.error}" for r in {r.key: r for r in records if r.key in keys}.values()]
-    return "; ".join(parts) + "."
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}"
-
-
-def main() -> None:
-    records, complaints = record.load(record.folder(COMMITTED_SCALE))
-    for line in complaints:
-        print(line)
+def outputs(records: list[Record]) -> dict[Path, bytes]:
+    """Everything that is generated and committed: file -> content."""
+    made: dict[Path, bytes] = {}
+    status: dict[str, dict] = {}
     for path in sorted(SPECS.glob("*.yaml")):
-        print(write(load(path), COMMITTED_SCALE, records).relative_to(ROOT))
+        spec = load(path)
+        scales = [scale for scale in spec.scales if scale not in record.OWN_SCALES]
+        for scale in scales:
+            about = _status(Results(spec, scale, records))
+            if about["status"] != "planned" or scale == (COMMITTED_SCALE if COMMITTED_SCALE in scales else scales[0]):
+                made |= _files(spec, scale, records)
+                status[place(spec, scale).stem] = about
+    text = json.dumps(status, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    made[ROOT / "benchmarks" / "pages" / "status.json"] = f"{text}\n".encode()
+    readme = ROOT / "README.md"
+    made[readme] = _spliced(readme.read_text(encoding="utf-8"), _results_table(status)).encode()
+    return made
+
+
+def _files(spec: Spec, scale: str, records: list[Record]) -> dict[Path, bytes]:
+    """The page, and its plots beside it where there is anything to draw."""
+    from benchmarks import figures  # matplotlib takes seconds, and not every process that knows this module draws
+
+    path = place(spec, scale)
+    drawn = {"": figures.gaps(spec, scale, records), "-figure": figures.panels(spec, scale, records)}
+    files, names = {}, {}
+    for end, figure in drawn.items():
+        if figure is not None:
+            file, buffer = path.with_name(f"{path.stem}{end}.svg"), BytesIO()
+            figures.save_svg(figure, buffer)
+            files[file], names[end] = buffer.getvalue(), file.name
+    files[path] = page(spec, scale, records, names.get(""), names.get("-figure")).encode()
+    return files
+
+
+def _status(results: Results) -> dict:
+    """What status.json says of a spec at a scale."""
+    spec, counts = results.spec, {run.row: 0 for run in results.runs} | {row: len(r) for row, r in results.found.items()}
+    recorded = sum(counts.values())
+    return {
+        "title": spec.title,
+        "paper": spec.source.arxiv,
+        "item": spec.source.item,
+        "scale": results.scale,
+        "status": "planned" if not recorded else "result" if recorded == len(results.runs) else "partial",
+        "seeds": [min(counts.values()), max(counts.values())],  # recorded, of the row with fewest and of that with most
+        "verdicts": [{"claim": c.sentence, "word": v.word} for c, v in zip(spec.claims, results.verdicts)],
+        "tally": tally(results.verdicts),
+        "stale": stale_files(results),
+        "page": place(spec, results.scale).relative_to(ROOT).as_posix(),
+    }
+
+
+def _results_table(status: dict[str, dict]) -> list[str]:
+    body = []
+    for name, about in status.items():
+        low, high = about["seeds"]
+        begun = about["status"] != "planned"
+        seeds = str(high) if low == high else f"{low} to {high}"
+        state = about["status"] + (", stale" if about["stale"] else "")
+        cells = [f"[{name}]({about['page']})", f"{about['item']}, arXiv:{about['paper']}", about["scale"]]
+        body.append([*cells, seeds if begun else "—", about["tally"] if begun else "—", state])
+    return table(["spec", "beside", "scale", "seeds", "claims of the paper", "state"], body)
+
+
+def _spliced(readme: str, lines: list[str]) -> str:
+    """The README with these lines between its two marks."""
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"README.md must hold the lines {START!r} and {END!r}: the table of results goes between them.")
+    return "\n".join([before + start, "", *lines, "", end + after])
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.report", description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a committed file differs")
+    check = parser.parse_args(args).check
+    records, complaints = record.load(record.folder(COMMITTED_SCALE))
+    made = outputs(records)
+    there = {path for path in (ROOT / "benchmarks" / "pages").glob("*") if path.is_file()}
+    differing = [path for path, content in made.items() if not path.exists() or path.read_bytes() != content]
+    names = sorted(str(path.relative_to(ROOT)) for path in {*differing, *(there - made.keys())})
+    print(*complaints, sep="\n", end="\n" if complaints else "")
+    if check:
+        for name in names:
+            print(f"{name} is not what specs, records and code say now: run `make pages`, look at it, commit it.")
+        return int(bool(names or complaints))
+    for path in there - made.keys():
+        path.unlink()
+    for path in differing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made[path])
+    print(*(names or ["every page is as it should be"]), sep="\n")
+    return int(bool(complaints))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

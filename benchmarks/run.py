@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
     print(*complaints, f"{spec.name}: {spec.title}", sep="\n")
     gpus = _gpus()
     count = 1 if spec.alone else count or max(1, gpus)
-    todo = _todo(runs, {} if again else record.finished(records))
+    todo = _todo(runs, record.finished(records), again)
     asked = sum(run.key in todo for run in runs)
     print(f"{len(runs)} runs at scale {scale}, {len(runs) - asked} of them recorded before (--again repeats them)", flush=True)
     if len(todo) > asked:
@@ -61,8 +62,11 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
     return new
 
 
-def _todo(runs: list[Run], done: dict[str, Record]) -> dict[str, tuple[Run, list[Run]]]:
-    """By key: the runs without a valid record and those they need, needs first; each with the needs that run before it."""
+def _todo(runs: list[Run], done: dict[str, Record], again: bool = False) -> dict[str, tuple[Run, list[Run]]]:
+    """By key: the runs without a valid record and those they need, needs first; each with the needs that run before it.
+
+    again: the runs, but not what they need, count as if they had no record.
+    """
     todo: dict[str, tuple[Run, list[Run]]] = {}
     checked: dict[str, str] = {}
 
@@ -70,7 +74,7 @@ def _todo(runs: list[Run], done: dict[str, Record]) -> dict[str, tuple[Run, list
         """Whether it has to run; `saved`: its saved net is wanted, not its record alone."""
         if run.key in todo:
             return True
-        known = done.get(run.key)
+        known = None if again and not saved else done.get(run.key)
         if known and _is_valid(run, known, checked) and (not saved or (known.folder / "pretrained").exists()):
             return False
         first = [need for need in run.needs if add(need, True)]
@@ -156,7 +160,8 @@ def _outcome(run: Run, job: Job, place: Path) -> Record:
     if not job.failed:
         return record.finished(record.load(place)[0])[run.key]
     about = json.loads(job.command[-1])["identity"]
-    failed = Record(**about, status="failed", error=job.error, **record.provenance())
+    error = job.error.replace(f"{ROOT}/", "")  # what is committed names no place of this machine
+    failed = Record(**about, status="failed", error=error, **record.provenance())
     record.save(failed, place)
     return failed
 
@@ -169,7 +174,7 @@ def child(job: dict) -> None:
     about = job["identity"]
     shutil.rmtree(job["home"], ignore_errors=True)  # an attempt that was broken off: a record is of one uninterrupted run
     print(f"  {about['command']}", flush=True)
-    running = Running(job["spec"], about)
+    running = Running(job["spec"], about, job["place"])
     cli = zoo.cli.main(job["arguments"], [running])
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("test/")}
@@ -245,11 +250,16 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what is recorded stays, and the same command continues", flush=True)
         return 130
-    from benchmarks import report  # its plots are not needed by the processes of the runs, which come through here too
+    if any(find_spec(name) is None for name in ("matplotlib", "scipy")):
+        print("no page here: it wants matplotlib and scipy; the records hold all of it")
+    else:
+        from benchmarks import report  # here: the processes of the runs come through this module too
 
-    records, _ = record.load(record.folder(given.scale))
-    print("", report.summary(spec, given.scale, records), "", sep="\n")
-    print(f"page: {report.write(spec, given.scale, records).relative_to(ROOT)}")
+        records, _ = record.load(record.folder(given.scale))
+        print("", report.summary(spec, given.scale, records), "", sep="\n")
+        print(f"page: {report.write(spec, given.scale, records).relative_to(ROOT)}")
+        if given.scale not in record.OWN_SCALES:
+            report.main([])  # the README's table and status.json follow from the same records
     return int(any(r.status == "failed" for r in new))
 
 

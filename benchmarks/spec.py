@@ -330,7 +330,7 @@ def _typed(kind: Any, value: Any, place: str, file: str) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise wrong
         return {key: _typed(inner[1], item, f"{place}.{key}", file) for key, item in value.items()}
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
             raise wrong
         return _filled(kind, value, place, file)

@@ -1,0 +1,161 @@
+"""The numbers of a page, without its words: what the records say of every row and metric, how sure that is, and the verdicts.
+
+Records are found by the key of their run, so a run that two specs ask for counts for both.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, stdev
+
+from benchmarks import record, verdict
+from benchmarks.record import Record
+from benchmarks.spec import Metric, Run, Spec, expand
+
+_DERIVED = re.compile(r"(ratio|gap)\((.+)\)")
+_APART = {"ratio": lambda a, b: a / b if b else None, "gap": lambda a, b: a - b}
+_ITSELF = {"ratio": 1.0, "gap": 0.0}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A spec at a scale, and the records there are; everything else follows from these."""
+
+    spec: Spec
+    scale: str
+    records: list[Record]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return expand(self.spec, self.scale)
+
+    @cached_property
+    def found(self) -> dict[str, dict[int, Record]]:
+        """Row -> seed -> its newest ok record; rows without one are absent."""
+        done = record.finished(self.records)
+        found: dict[str, dict[int, Record]] = {}
+        for run in self.runs:
+            if run.key in done:
+                found.setdefault(run.row, {})[run.seed] = done[run.key]
+        return found
+
+    @cached_property
+    def used(self) -> list[Record]:
+        """Records that the page stands on: of the rows, and of what they needed."""
+        done = record.finished(self.records)
+        return [done[key] for key in dict.fromkeys(run.key for run in _with_needs(self.runs)) if key in done]
+
+    @cached_property
+    def failed(self) -> list[Record]:
+        """The newest failure of every run that has no ok record."""
+        open_ = {run.key for run in _with_needs(self.runs)} - {r.key for r in self.used}
+        newest = {r.key: r for r in sorted(self.records, key=lambda r: r.date) if r.key in open_}
+        return sorted(newest.values(), key=lambda r: (r.run, r.seed))
+
+    @cached_property
+    def cells(self) -> verdict.Cells:
+        """(row, key) -> seed -> value, for the keys of all metrics; what nobody measured is absent."""
+        keys = [key for metric in self.spec.metrics for key in metric.keys]
+        every = {(row, key): self._values(row, key) for row in self.spec.runs for key in keys}
+        return {place: values for place, values in every.items() if values}
+
+    @cached_property
+    def curves(self) -> verdict.Curves:
+        """(row, key) -> seed -> [(tokens, value), …] along the run: of a key `test/x` the curve is that of `val/x`."""
+        keys = [key for metric in self.spec.metrics for key in metric.keys]
+        every = {(row, key): self._curves(row, key) for row in self.spec.runs for key in keys}
+        return {place: dict(curves) for place, curves in every.items() if curves}
+
+    @cached_property
+    def verdicts(self) -> list[verdict.Verdict]:
+        """One per claim."""
+        metrics = {key: metric for metric in self.spec.metrics for key in metric.keys}
+        directions: dict[str, str] = {key: metric.direction for key, metric in metrics.items()}
+        errors = {key: metric.error for key, metric in metrics.items()}
+        return [verdict.judge(claim, self.cells, directions, errors, self.curves) for claim in self.spec.claims]
+
+    def is_reference(self, row: str, key: str) -> bool:
+        """Whether others are compared with this row in `ratio(…)` and `gap(…)`, and it with nothing else."""
+        return bool(_DERIVED.fullmatch(key)) and self._baseline(row) == row
+
+    def _baseline(self, row: str) -> str | None:
+        """The row that this one is compared with: itself, if it is there to be compared with."""
+        against = {other.baseline for other in self.spec.runs.values()}
+        return self.spec.runs[row].baseline or (row if row in against else None)
+
+    def _values(self, row: str, key: str) -> dict[int, float]:
+        if match := _DERIVED.fullmatch(key):
+            own, other = (self._values(name, match[2]) if name else {} for name in (row, self._baseline(row)))
+            values = {seed: _APART[match[1]](own[seed], other[seed]) for seed in own if seed in other}
+        else:
+            values = {seed: r.value(key) for seed, r in self.found.get(row, {}).items()}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def _curves(self, row: str, key: str) -> dict[int, list[tuple[float, float]]]:
+        if match := _DERIVED.fullmatch(key):
+            own, other = (self._curves(name, match[2]) if name else {} for name in (row, self._baseline(row)))
+            both = {seed: (dict(own[seed]), dict(other[seed])) for seed in own if seed in other}
+            curves = {seed: [(t, _APART[match[1]](a[t], b[t])) for t in a if b.get(t)] for seed, (a, b) in both.items()}
+        else:
+            name = key.replace("test/", "val/", 1)
+            found = {seed: r.curve.get(name, []) for seed, r in self.found.get(row, {}).items()}
+            curves = {seed: [(tokens, value) for tokens, value in curve] for seed, curve in found.items()}
+        return {seed: curve for seed, curve in curves.items() if curve}
+
+
+def cells(spec: Spec, scale: str, records: Iterable[Record]) -> verdict.Cells:
+    """(row, key) -> seed -> value: logged metrics, measured fields, and `ratio(key)` / `gap(key)` against the row's baseline.
+
+    A seed that row or baseline lacks is left out, and so is a time of a run that shared its machine.
+    """
+    return Results(spec, scale, list(records)).cells
+
+
+def paper_value(spec: Spec, row: str, key: str) -> float | None:
+    """The paper's cell; `ratio(key)` and `gap(key)` follow from its cells of the row and the baseline where it prints none."""
+    paper = spec.runs[row].paper
+    printed = paper.cells if paper else {}
+    match, baseline = _DERIVED.fullmatch(key), spec.runs[row].baseline
+    if key in printed or not match or baseline is None:
+        return printed.get(key)
+    own, other = paper_value(spec, row, match[2]), paper_value(spec, baseline, match[2])
+    return None if own is None or other is None else _APART[match[1]](own, other)
+
+
+def reference(key: str) -> float | None:
+    """What a row compared with itself has: 1 for `ratio(key)`, 0 for `gap(key)`, None for any other key."""
+    match = _DERIVED.fullmatch(key)
+    return _ITSELF[match[1]] if match else None
+
+
+def interval(values: dict[int, float], error: float | None) -> tuple[float, float | None]:
+    """Mean over seeds and half-width of its 95 % interval.
+
+    Over several seeds it is Student's t-interval, of one measurement its stated relative error; None for an exact value, and
+    where neither is there.
+    """
+    centre, n = mean(values.values()), len(values)
+    if n == 1:
+        return centre, abs(centre) * error if error else None
+    half = student(n) * stdev(values.values()) / math.sqrt(n)
+    return centre, None if error == 0 and half == 0 else half
+
+
+def student(n: int) -> float:
+    """Two-sided 95 % quantile of Student's t for the mean of n values."""
+    from scipy import stats  # here, so that a node without scipy can run what it need not judge
+
+    return float(stats.t.ppf(0.975, n - 1))
+
+
+def metric_of(spec: Spec, key: str) -> Metric:
+    return next(metric for metric in spec.metrics if key in metric.keys)
+
+
+def _with_needs(runs: Iterable[Run]) -> Iterable[Run]:
+    """The runs, and what they start from, needs first."""
+    for run in runs:
+        yield from _with_needs(run.needs)
+        yield run
