@@ -141,9 +141,15 @@ def provenance() -> dict[str, Any]:
     """Commit, dirty flag, imported code, versions and date, as a record wants them."""
     packages = ("torch", "lightning", "numpy", "tokenizers")
     installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in packages}
+    bundle = CHECKOUT / "bundle.json"  # there is no git in a bundle, which says what it was made of
+    if bundle.exists():
+        made = json.loads(bundle.read_text(encoding="utf-8"))
+        commit, dirty = made["commit"], made["dirty"]
+    else:
+        commit, dirty = _git("rev-parse", "HEAD") or None, bool(_git("status", "--porcelain", "--", "zoo", "recipes"))
     return {
-        "commit": _git("rev-parse", "HEAD") or None,
-        "dirty": bool(_git("status", "--porcelain", "--", "zoo", "recipes")),
+        "commit": commit,
+        "dirty": dirty,
         "code": imported_code(),
         "versions": {"python": platform.python_version(), **installed},
         "date": datetime.now(timezone.utc).isoformat(timespec="microseconds"),

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -215,6 +216,13 @@ def _gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").exists() else 0
 
 
+def _end_with(sweep: int) -> None:
+    """End this run when the sweep that started it is gone, even killed: its next start must find the run's folder free."""
+    while os.getppid() == sweep:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _interrupt(*_) -> None:
     raise KeyboardInterrupt
 
@@ -232,6 +240,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)  # one run, as JSON
     given = parser.parse_args(args)
     if given.child:
+        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
         child(json.loads(given.child))
         return 0
     if not given.spec:

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "factory", "builder", "abstract"}
-LINES = [("", ".py", 400), ("recipes/", ".yaml", 60), ("benchmarks/specs/", ".yaml", 160)]  # the aim is 250, 40 and 80
+# the aim is 250 lines of code, 40 of a recipe, 80 of a spec
+LINES = [("tests/", ".py", 600), ("", ".py", 400), ("recipes/", ".yaml", 60), ("benchmarks/specs/", ".yaml", 160)]
 # Spelt in pieces, so that this file does not contain them.
 MACHINE = re.compile(r"(?<![\w.])/" + r"(?:work|root|home/\w+|Users/\w+|mnt/\w+)/" + "|" + r"\.\./" + r"shared\b")
 HOSTS = re.compile(r"https?://\S*(?:" + "py" + "pi|pythonho" + "sted|/sim" + "ple/|artifac" + "tory|ne" + "xus)|index-" + "url")

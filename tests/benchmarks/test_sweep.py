@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -177,6 +180,37 @@ def test_interruption_keeps_what_is_done_and_ends_the_child(house, capfd):
     house()
     assert run.main(["table-made-1"]) == 0
     assert len(records(root)) == 3
+
+
+def test_a_killed_sweep_takes_its_runs_with_it(house):
+    root = house({2: "sleep"})
+    code = "import sys; from pathlib import Path; from benchmarks import jobs, record, run, spec\n"
+    code += f"for m in (jobs, record, run, spec): m.ROOT = Path({str(root)!r})\n"
+    code += "spec.SPECS = m.ROOT; run._fingerprint = lambda data: 'f0'; sys.exit(run.main(['table-made-1']))"
+    sweep = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.DEVNULL)
+    wait_for(lambda: (root / "child.pid").exists())
+    sweep.kill()
+    sweep.wait()
+    child = int((root / "child.pid").read_text())
+    wait_for(lambda: not alive(child))
+    assert set(records(root)) == {("one", "ok")}
+
+
+def wait_for(event, seconds=60):
+    end = time.monotonic() + seconds
+    while not event():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    state = Path(f"/proc/{process}/stat")
+    if not state.exists():
+        return False
+    try:
+        return state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_wrong_names_are_one_sentence(house, capfd):
