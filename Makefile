@@ -31,11 +31,11 @@ pages: $(STAMP)  ## write the committed pages, status.json and the README's tabl
 plan: $(STAMP)  ## what runs would take: make plan SCALE=paper [SPEC=table-mtp-1] [DEVICE=h100] [MFU=0.4]
 	@$(BIN)/python -m benchmarks.plan $(GIVEN_SPEC) --scale $(or $(GIVEN_SCALE),paper) $(if $(DEVICE),--device $(DEVICE)) $(if $(MFU),--mfu $(MFU))
 
-bundle: $(STAMP)  ## one folder that runs a spec on a GPU node without network: make bundle SPEC=table-mtp-1 MB=40
-	@$(BIN)/python -m benchmarks.bundle $(SPEC) --scale $(or $(GIVEN_SCALE),gpu) --megabytes $(MB)
+bundle: $(STAMP)  ## one folder that runs a spec on a GPU node without network: make bundle SPEC=table-mtp-1 MB=40 [TAR=1]
+	@$(BIN)/python -m benchmarks.bundle $(SPEC) --scale $(or $(GIVEN_SCALE),gpu) --megabytes $(MB) $(if $(TAR),--tar)
 
 merge: $(STAMP)  ## add the records that a bundle brought back: make merge FROM=records.tar.gz
-	@$(BIN)/python -m benchmarks.merge $(FROM)
+	@$(BIN)/python -m benchmarks.merge $(FROM) $(if $(ANY),--any)
 
 test: $(STAMP)  ## the test suite
 	@$(BIN)/python -m pytest -q --durations=10 tests

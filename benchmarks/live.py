@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning as L
@@ -40,11 +41,11 @@ class Running(L.Callback):
 
 
 def drawn(name: str, scale: str, records: Iterable[Record]) -> list[tuple[str, object]]:
-    """(name, matplotlib figure) of what the spec's page shows; nothing where there is no plotting library, as on a bare node."""
-    try:
-        from benchmarks import figures
-    except ImportError:
+    """(name, matplotlib figure) of what the spec's page shows; nothing where the libraries are missing, as on a bare node."""
+    if any(find_spec(library) is None for library in ("matplotlib", "scipy")):
         return []
+    from benchmarks import figures
+
     spec, records = load(name), list(records)
     both = [("gap", figures.gaps(spec, scale, records)), ("figure", figures.panels(spec, scale, records))]
     return [(kind, figure) for kind, figure in both if figure is not None]

@@ -76,7 +76,7 @@ def _todo(runs: list[Run], done: dict[str, Record], again: bool = False) -> dict
         if run.key in todo:
             return True
         known = None if again and not saved else done.get(run.key)
-        if known and _is_valid(run, known, checked) and (not saved or (known.folder / "pretrained").exists()):
+        if known and is_valid(run, known, checked) and (not saved or (known.folder / "pretrained").exists()):
             return False
         first = [need for need in run.needs if add(need, True)]
         todo[run.key] = (run, first)
@@ -87,11 +87,13 @@ def _todo(runs: list[Run], done: dict[str, Record], again: bool = False) -> dict
     return todo
 
 
-def _is_valid(run: Run, known: Record, fingerprints: dict[str, str]) -> bool:
+def is_valid(run: Run, known: Record, fingerprints: dict[str, str]) -> bool:
     """Whether the record was made by the code and on the data as they are now; `fingerprints` remembers those already taken."""
     if files := record.changed(known):
         print(f"{run.row}, seed {run.seed}: {', '.join(files)} changed since its record of {known.date[:10]}; it runs again")
         return False
+    if run.key in _bundle().get("needs", ()):
+        return True  # its net came along, checked where the bundle was made; its text need not be here
     data = run.config()["data"]
     name = identity(data)
     if name not in fingerprints:
@@ -106,24 +108,35 @@ def _is_valid(run: Run, known: Record, fingerprints: dict[str, str]) -> bool:
 
 
 def _fingerprint(data: dict) -> str:
-    """Fingerprint of the DataModule that a configuration's `data` section describes."""
+    """Fingerprint of the data that a configuration's `data` section describes, as they are here."""
+    return datamodule({**data, "init_args": {**data.get("init_args", {}), **_carried(data)}}).fingerprint
+
+
+def datamodule(data: dict):
+    """The DataModule that a configuration's `data` section describes; ValueError in its own words."""
     from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
 
-    init = {**data.get("init_args", {}), **_carried(data)}
     parser = ArgumentParser(parser_mode="omegaconf+", exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
-    return instantiate(parser.parse_object({"data": {**data, "init_args": init}})).data.fingerprint
+    try:
+        return instantiate(parser.parse_object({"data": data})).data
+    except ValueError as error:
+        raise (error.__cause__ or error) from None
 
 
 def _carried(data: dict) -> dict[str, Any]:
     """In a bundle: the DataModule arguments that make this data section read the token store that came along."""
-    bundle = ROOT / "bundle.json"
-    if not bundle.exists():
-        return {}
-    store = json.loads(bundle.read_text())["stores"].get(identity(data))
-    return {"source": "store", "files": [store]} if store else {}
+    store = _bundle().get("stores", {}).get(identity(data))
+    without = {"exclude": None} if data.get("init_args", {}).get("exclude") else {}  # it was applied when the store was built
+    return {"source": "store", "files": [store], **without} if store else {}
+
+
+def _bundle() -> dict[str, Any]:
+    """What the bundle that this is says of itself (benchmarks/bundle.py); nothing in a checkout."""
+    path = ROOT / "bundle.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: Path) -> dict[str, Job]:
@@ -267,7 +280,7 @@ def main(args: list[str] | None = None) -> int:
         records, _ = record.load(record.folder(given.scale))
         print("", report.summary(spec, given.scale, records), "", sep="\n")
         print(f"page: {report.write(spec, given.scale, records).relative_to(ROOT)}")
-        if given.scale not in record.OWN_SCALES:
+        if given.scale not in record.OWN_SCALES and not _bundle():
             report.main([])  # the README's table and status.json follow from the same records
     return int(any(r.status == "failed" for r in new))
 

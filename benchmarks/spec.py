@@ -209,7 +209,7 @@ def load(path: str | Path) -> Spec:
         if path.name not in names:
             raise FileNotFoundError(f"There is no spec {str(path)!r}{nearest(str(path), names)}")
         path = SPECS / f"{path}.yaml"
-    spec = _typed(Spec, {**_read(path), "name": path.stem}, "", path.name)
+    spec = typed(Spec, {**_read(path), "name": path.stem}, "", path.name)
     rows, keys = list(spec.runs), [key for metric in spec.metrics for key in metric.keys]
     for name, row in spec.runs.items():
         for key in row.paper.cells if row.paper else ():
@@ -310,14 +310,14 @@ def _known(word: str, known: list[str], place: str, file: str) -> None:
         raise ValueError(f"{file}: {place} names {word!r}, which the spec does not define{nearest(word, known)}")
 
 
-def _typed(kind: Any, value: Any, place: str, file: str) -> Any:
+def typed(kind: Any, value: Any, place: str, file: str) -> Any:
     """`value` as the type `kind`: dataclasses, lists, dicts with text keys, Literal, `X | None`, and plain values."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     wrong = ValueError(f"{file}: {place or 'the file'} must be {_words(kind)}, not {value!r}.")
     if kind is Any:
         return value
     if origin is types.UnionType:
-        return None if value is None else _typed(inner[0], value, place, file)
+        return None if value is None else typed(inner[0], value, place, file)
     if origin is Literal:
         if value not in inner:
             raise wrong
@@ -325,11 +325,11 @@ def _typed(kind: Any, value: Any, place: str, file: str) -> Any:
     if origin is list:
         if not isinstance(value, list):
             raise wrong
-        return [_typed(inner[0], item, f"{place}[{i}]", file) for i, item in enumerate(value)]
+        return [typed(inner[0], item, f"{place}[{i}]", file) for i, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise wrong
-        return {key: _typed(inner[1], item, f"{place}.{key}", file) for key, item in value.items()}
+        return {key: typed(inner[1], item, f"{place}.{key}", file) for key, item in value.items()}
     if isinstance(kind, type) and is_dataclass(kind):
         if not isinstance(value, dict):
             raise wrong
@@ -352,7 +352,7 @@ def _filled(kind: type, value: dict, place: str, file: str) -> Any:
         if name not in value and f.default is MISSING and f.default_factory is MISSING:
             raise ValueError(f"{file}: the key {prefix + name!r} is missing.")
     hints = typing.get_type_hints(kind)
-    return kind(**{key: _typed(hints[key], item, prefix + key, file) for key, item in value.items()})
+    return kind(**{key: typed(hints[key], item, prefix + key, file) for key, item in value.items()})
 
 
 def _words(kind: Any) -> str:

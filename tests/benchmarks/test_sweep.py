@@ -275,6 +275,23 @@ def test_a_need_without_its_saved_net_runs_again_only_where_it_is_wanted(house):
     assert [words[0] for words in ran(root)] == ["8", "7", "2"]
 
 
+def test_in_a_bundle_a_need_that_came_along_does_not_run(house, monkeypatch):
+    """Its text need not be there, so its fingerprint is not asked for."""
+    root = house()
+    (root / "table-made-2.yaml").write_text(NEEDY)
+    run.main(["table-made-2"])
+    done = records(root)
+    for path in (root / "runs/records").rglob("taught-*.json"):
+        path.unlink()
+    (root / "order.txt").unlink()
+    monkeypatch.setattr(run, "_fingerprint", lambda data: "of the cut text")
+    (root / "bundle.json").write_text(
+        json.dumps({"stores": {}, "needs": [done["teacher", "ok"].key], "commit": "c", "dirty": False})
+    )
+    run.main(["table-made-2", "--only", "taught"])
+    assert [words[0] for words in ran(root)] == ["2"]
+
+
 def test_another_need_is_another_run(house):
     root = house()
     (root / "table-made-2.yaml").write_text(NEEDY)
