@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from benchmarks import bundle, merge, record
 from benchmarks.bundle import Store, cut, make, share_out
 from benchmarks.record import Record
+from benchmarks.run import datamodule
 from benchmarks.spec import expand, load
 from zoo.data.store import TokenStore
 
@@ -200,9 +201,9 @@ def test_what_is_in_a_bundle(home, made, capsys):
 def test_the_node_sees_what_the_manifest_says(home, made):
     for (row, _), run in runs(home).items():
         data = run.config()["data"]
-        here = bundle._module(data)
+        here = datamodule(data)
         place = made / about(made)["stores"][bundle.identity(data)]
-        there = bundle._module({**data, "init_args": {**data["init_args"], "source": "store", "files": [str(place)]}})
+        there = datamodule({**data, "init_args": {**data["init_args"], "source": "store", "files": [str(place)]}})
         assert there.fingerprint != here.fingerprint and "MB of tokens of" in there.description, row
         there.setup()
         for split in ("validation", "test"):  # as much text is scored as here
@@ -218,16 +219,16 @@ def test_a_store_that_fits_keeps_its_fingerprint(home):
     for run in runs(home).values():
         data = run.config()["data"]
         place = folder / about(folder)["stores"][bundle.identity(data)]
-        there = bundle._module({**data, "init_args": {**data["init_args"], "source": "store", "files": [str(place)]}})
-        assert there.fingerprint == bundle._module(data).fingerprint
+        there = datamodule({**data, "init_args": {**data["init_args"], "source": "store", "files": [str(place)]}})
+        assert there.fingerprint == datamodule(data).fingerprint
 
 
 def test_needs_and_records_come_along(home):
     (first, second) = (runs(home, "laptop")["taught", seed].needs[0] for seed in (0, 1))
     taught, plain = runs(home, "laptop")["taught", 0], runs(home, "laptop")["n1", 0]
-    fingerprint = bundle._module(first.config()["data"]).fingerprint
+    fingerprint = datamodule(first.config()["data"]).fingerprint
     finished = a_record(first, fingerprint)
-    for r in (finished, a_record(plain, bundle._module(plain.config()["data"]).fingerprint), a_record(second, "of other data")):
+    for r in (finished, a_record(plain, datamodule(plain.config()["data"]).fingerprint), a_record(second, "of other data")):
         record.save(r, record.folder("laptop"))
         (r.folder / "pretrained").mkdir(parents=True)
         (r.folder / "pretrained" / "config.json").write_text(r.key)
