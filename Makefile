@@ -1,7 +1,7 @@
 # Everything a fresh machine needs: Python 3.10-3.12, gcc and make. `make help` lists the targets.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.10 python3))
 EXTRAS ?= dev
-# what the command line says, before the defaults of the main job
+# what the command line or the environment says, before the defaults of the main job
 GIVEN_SPEC := $(SPEC)
 GIVEN_SCALE := $(SCALE)
 SCALE ?= laptop
@@ -43,8 +43,8 @@ test: $(STAMP)  ## the test suite
 test-all: $(STAMP)  ## the test suite and the slow tests: every recipe starts, the README's commands run
 	@$(BIN)/python -m pytest -q --durations=10 --slow tests
 
-check: $(STAMP)  ## lint, pages that follow from their records, tests
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m benchmarks.report --check && $(MAKE) --no-print-directory test
+check: $(STAMP)  ## lint, types, pages that follow from their records, tests
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m benchmarks.report --check && $(MAKE) --no-print-directory test
 
 bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, about ten minutes)
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.bench

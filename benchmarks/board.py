@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import record, report
@@ -61,7 +62,8 @@ def _gaps(results: Results) -> dict[str, list[list]]:
     """`gap/<first> - <second>: <metric>` -> a curve per seed, for each pair of rows that a claim compares."""
     found = {}
     for claim in results.spec.claims:
-        for a, b in zip(claim.rows, claim.rows[1:]):
+        pairs_of_rows = [(b, a) if claim.kind == "monotone" else (a, b) for a, b in pairwise(claim.rows)]  # as the page's plots
+        for a, b in pairs_of_rows if claim.kind != "agrees" else ():
             for key in claim.metrics:
                 ours, theirs = results.curves.get((a, key), {}), results.curves.get((b, key), {})
                 pairs = [(dict(ours[seed]), dict(theirs[seed])) for seed in ours if seed in theirs]

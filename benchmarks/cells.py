@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 from benchmarks import record, verdict
 from benchmarks.record import Record
-from benchmarks.spec import Metric, Run, Spec, expand
+from benchmarks.spec import Metric, Run, Spec, expand, identity
 
 _DERIVED = re.compile(r"(ratio|gap)\((.+)\)")
 _APART = {"ratio": lambda a, b: a / b if b else None, "gap": lambda a, b: a - b}
@@ -37,9 +37,26 @@ class Results:
         done = record.finished(self.records)
         found: dict[str, dict[int, Record]] = {}
         for run in self.runs:
-            if run.key in done:
+            if run.key in done and done[run.key].data.get("fingerprint", "") == self._fingerprints[self._section(run)]:
                 found.setdefault(run.row, {})[run.seed] = done[run.key]
         return found
+
+    @cached_property
+    def strangers(self) -> list[Record]:
+        """Newest ok records of runs that read other data than the newest of their like did: not comparable, so left out."""
+        done = record.finished(self.records)
+        mine = [(run, done[run.key]) for run in self.runs if run.key in done]
+        return [r for run, r in mine if r.data.get("fingerprint", "") != self._fingerprints[self._section(run)]]
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        """Data section -> fingerprint of its newest record."""
+        done = record.finished(self.records)
+        newest = sorted((done[run.key].date, self._section(run), run.key) for run in self.runs if run.key in done)
+        return {section: done[key].data.get("fingerprint", "") for _, section, key in newest}
+
+    def _section(self, run: Run) -> str:
+        return identity(run.config().get("data", {}))
 
     @cached_property
     def used(self) -> list[Record]:
@@ -49,10 +66,10 @@ class Results:
 
     @cached_property
     def failed(self) -> list[Record]:
-        """The newest failure of every run that has no ok record."""
-        open_ = {run.key for run in _with_needs(self.runs)} - {r.key for r in self.used}
-        newest = {r.key: r for r in sorted(self.records, key=lambda r: r.date) if r.key in open_}
-        return sorted(newest.values(), key=lambda r: (r.run, r.seed))
+        """Runs whose newest record is a failure, even where an older one is ok."""
+        mine = {run.key for run in _with_needs(self.runs)}
+        newest = {r.key: r for r in sorted(self.records, key=lambda r: r.date) if r.key in mine}
+        return sorted((r for r in newest.values() if r.status == "failed"), key=lambda r: (r.run, r.seed))
 
     @cached_property
     def cells(self) -> verdict.Cells:

@@ -93,6 +93,8 @@ def _comparison(results: Results, claim: Claim, part: Part) -> str:
     if claim.kind == "agrees":
         other = metric_of(results.spec, claim.metrics[1])
         text = f"{rows[0]}: {which} less {other.label} is {size}, {seeds}{margin}."
+    elif found.low == found.high == 0:
+        text = f"{rows[0]} and {rows[1]} are equal ({which}), {seeds}{margin}."
     else:
         text = f"{rows[0]} is {'better' if sign > 0 else 'worse'} than {rows[1]} by {size} ({which}), {seeds}{margin}."
     return f"{text} {part.advice}".rstrip()

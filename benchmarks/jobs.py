@@ -1,21 +1,22 @@
 """Processes of a sweep: each run is one, `count` of them side by side, with one view of how far the whole sweep is."""
 
-import itertools
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.spec import ROOT
 
 _STEP = re.compile(r"^step (\d+)/(\d+) ")
 _ERROR = re.compile(r"^((\w+\.)*\w*(Error|Exception)(:|$)|zoo: |error: )")
+_LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r(?=[^\n]))")  # a lone \r rewrites the line
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -32,6 +33,7 @@ class Job:
     error: str = ""
     done: float = 0.0  # share of its steps
     started: float = 0.0
+    date: str = ""  # UTC, of its start
     seconds: float = 0.0
 
     @property
@@ -45,84 +47,94 @@ def work(jobs: list[Job], count: int, ended: Callable[[Job], None], environment:
     environment(place) is added to that of the process in place 0 … count - 1. A job whose need failed is not started: its code is
     1 and its error says which need. Whatever ends this function (Ctrl-C, a signal) ends the processes first.
     """
-    waiting, places = list(jobs), list(range(count))
-    running: dict[Job, tuple[subprocess.Popen, int]] = {}
+    waiting, running = list(jobs), list[_Process]()
     view = View(jobs, count)
-    free = threading.Condition()
     try:
         while waiting or running:
-            for job in [job for job in running if job.code is not None]:
-                running.pop(job)
+            for job in [job for job in waiting if any(need.failed for need in job.needs)]:
+                lost = next(need for need in job.needs if need.failed)
+                waiting.remove(job)
+                job.code, job.error = 1, f"it needs {lost.name}, which failed: {lost.error}"
                 view.ended(job)
                 ended(job)
-            for job in list(waiting):
-                lost = [need for need in job.needs if need.failed]
-                if lost:
-                    waiting.remove(job)
-                    job.code, job.error = 1, f"it needs {lost[0].name}, which failed: {lost[0].error}"
-                    view.ended(job)
-                    ended(job)
-                elif len(running) < count and all(need.code == 0 for need in job.needs):
-                    waiting.remove(job)
-                    place = min(set(places) - {place for _, place in running.values()})
-                    running[job] = (_start(job, environment(place), free, view), place)
-            with free:
-                if not any(job.code is not None for job in running):
-                    free.wait(timeout=1.0)
+            for job in [job for job in waiting if all(need.code == 0 for need in job.needs)][: count - len(running)]:
+                waiting.remove(job)
+                view.started(job)
+                place = min(set(range(count)) - {other.place for other in running})
+                running.append(_Process(job, place, environment(place)))
+            time.sleep(0.2)
+            for process in list(running):
+                over = process.process.poll() is not None  # asked before the log is read: then nothing of it is missed
+                for text in process.news(over):
+                    view.line(process.job, text)
+                if over:
+                    running.remove(process)
+                    process.end()
+                    view.ended(process.job)
+                    ended(process.job)
             view.tick()
     finally:
-        for process, _ in running.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        for process in running:
+            process.end()
 
 
-def _start(job: Job, environment: dict[str, str], free: threading.Condition, view: "View") -> subprocess.Popen:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        job.command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,  # Ctrl-C reaches this process only, which then ends its children
-    )  # fmt: skip
-    job.started = time.monotonic()
-    view.started(job)
+class _Process:
+    """A job that runs. It writes into its log, which is read along: what becomes of the reader is nothing to it."""
 
-    def follow() -> None:
-        with job.log.open("w", encoding="utf-8") as file:
-            last = ""
-            for text in _lines(iter(lambda: os.read(process.stdout.fileno(), 65536), b"")):  # type: ignore[union-attr]
-                file.write(text + "\n")
-                last, job.error = text, text if _ERROR.match(text) else job.error
-                if step := _STEP.match(text):
-                    job.done = int(step[1]) / max(1, int(step[2]))
-                view.line(job, text)
-        code = process.wait()
+    def __init__(self, job: Job, place: int, environment: dict[str, str]):
+        self.job, self.place, self.lines, self.last = job, place, Lines(), ""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                job.command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1", **environment}, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,  # Ctrl-C reaches the sweep only, which then ends its runs
+            )  # fmt: skip
+        self.reader = job.log.open("rb")
+        job.started, job.date = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+    def news(self, over: bool) -> list[str]:
+        """What the log has gained, as lines; at the end the last one too."""
+        job, new = self.job, self.lines.feed(self.reader.read() + (b"\n" if over else b""))
+        for text in new:
+            self.last, job.error = text, text if _ERROR.match(text) else job.error
+            if step := _STEP.match(text):
+                job.done = int(step[1]) / max(1, int(step[2]))
+        return new
+
+    def end(self) -> None:
+        """Kill what is left of the process and its children, and say on the job how it went."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        code = self.process.wait()
+        self.reader.close()
         if code < 0:
             out_of_memory = " (what the kernel sends when memory runs out)" if code == -signal.SIGKILL else ""
-            job.error = f"killed by signal {-code}{out_of_memory}"
-        elif code and not job.error:
-            job.error = last or f"ended with code {code}"
-        job.seconds = time.monotonic() - job.started
-        with free:
-            job.code = code
-            free.notify()
-
-    threading.Thread(target=follow, daemon=True).start()
-    return process
+            self.job.error = f"killed by signal {-code}{out_of_memory}"
+        elif code and not self.job.error:
+            self.job.error = self.last or f"ended with code {code}"
+        self.job.code, self.job.seconds = code, time.monotonic() - self.job.started
 
 
-def _lines(chunks: Iterable[bytes], every: float = 5.0) -> Iterable[str]:
+class Lines:
     """Lines of a stream without colours; of a progress bar that rewrites its line, one each `every` seconds."""
-    pending, shown = b"", -float("inf")
-    for chunk in itertools.chain(chunks, [b"\n"]):
-        *lines, pending = re.split(rb"(?<=[\r\n])", pending + chunk)
-        for line in lines:
-            text = _ESCAPE.sub("", line.decode(errors="replace")).rstrip()
-            if line.endswith(b"\r"):
-                if time.monotonic() - shown < every:
+
+    def __init__(self, every: float = 5.0):
+        self.every, self.pending, self.shown = every, b"", -float("inf")
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that these bytes complete."""
+        self.pending += data
+        whole, found = 0, []
+        for match in _LINE.finditer(self.pending):
+            whole = match.end()
+            text = _ESCAPE.sub("", match[1].decode(errors="replace")).rstrip()
+            if match[2] == b"\r":
+                if time.monotonic() - self.shown < self.every:
                     continue
-                shown = time.monotonic()
-            if text:
-                yield text
+                self.shown = time.monotonic()
+            found += [text] if text else []
+        self.pending = self.pending[whole:]
+        return found
 
 
 class View:

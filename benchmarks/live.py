@@ -23,6 +23,9 @@ class Running(L.Callback):
         self.spec, self.about, self.place = spec, about, Path(place)
         self.curve: dict[str, list[list[float]]] = {}
 
+    def on_fit_start(self, trainer, module) -> None:
+        record.imported_code()  # remembered from now on: what runs is what was read, whatever is edited meanwhile
+
     def on_validation_end(self, trainer, module) -> None:
         if trainer.sanity_checking or "tokens" not in module.measured:
             return
@@ -36,7 +39,8 @@ class Running(L.Callback):
     def so_far(self, module) -> Record:
         """The record this run would leave if it ended now, its held-out values taken for those of the test."""
         values = {name.replace("val/", "test/", 1): points[-1][1] for name, points in self.curve.items()}
-        now = Record(**self.about, status="ok", date="9999", curve=self.curve, metrics=values, **module.measured)
+        data = {"fingerprint": module.trainer.datamodule.fingerprint}
+        now = Record(**self.about, status="ok", date="9999", data=data, curve=self.curve, metrics=values, **module.measured)
         return replace(now, crowd=0.0) if now.crowd is None else now
 
 

@@ -5,19 +5,17 @@ where it goes follows from its content (`benchmarks.record.save`).
 """
 
 import argparse
-import json
 import re
 import sys
 import tarfile
 import textwrap
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 from benchmarks import record
 from benchmarks.record import Record
-from benchmarks.spec import ROOT, SPECS, Run, expand, load, typed
+from benchmarks.spec import ROOT, SPECS, Run, expand, load
 
 LARGEST = 8_000_000  # bytes of a record
 PLACES = ("benchmarks/results/", "runs/records/")  # where records are in a checkout or a bundle
@@ -74,19 +72,11 @@ def _record(text: bytes | None, name: str) -> Record:
     """The record that the text of a file spells; ValueError if it is none."""
     if text is None:
         raise ValueError(f"no plain file of at most {LARGEST // 10**6} MB")
-    content = json.loads(text, parse_constant=_refuse)
-    if isinstance(content, dict):
-        known = {f.name for f in fields(Record)}
-        content = {key: value for key, value in content.items() if key in known}
-    made = typed(Record, content, "", Path(name).name)
+    made = record.parse(text, Path(name).name)
     for word in (made.recipe, made.run, made.scale, made.key):
         if not NAME.fullmatch(word):
             raise ValueError(f"{word!r} is no name")
     return made
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"it holds {word}")
 
 
 def _texts(path: Path) -> Iterator[tuple[str, bytes | None]]:

@@ -23,7 +23,11 @@ def page(spec: Spec, scale: str, records: Iterable[Record], gaps: str | None = N
         [f"# {spec.title}"],
         _stale(results),
         _introduction(results),
-        ["## What the paper claims, and what was found here", "", *in_words(results)],
+        [
+            "## What the paper claims, and what was found here",
+            "",
+            *_judged(results),
+        ],
         *([[f"![{'; '.join(panel.title for panel in spec.panels)}]({figure})"]] if figure else []),
         ["## Table", "", *_tables(results)],
         _below(results),
@@ -47,10 +51,17 @@ def summary(spec: Spec, scale: str, records: Iterable[Record]) -> str:
     missing = [m.label for m in spec.metrics if m not in shown]
     lines = [*table(["row", *(m.label for m in shown)], body), *([f"{NONE}: {'; '.join(missing)}"] if missing else []), ""]
     if spec.claims and not _can_judge(spec, scale):
-        return "\n".join([*lines, "No verdict at one seed."])
+        return "\n".join([*lines, "No verdict at this scale."])
     judged = [f"{word_of(c, v.word)}: {c.sentence}" for c, v in zip(spec.claims, results.verdicts) if v.word != NOT_MEASURED]
     others = len(spec.claims) - len(judged)
     return "\n".join([*lines, *judged, *([f"not measured: {others} more of the paper's claims"] if others else [])]).rstrip()
+
+
+def _judged(results: Results) -> list[str]:
+    spec = results.spec
+    if _can_judge(spec, results.scale):
+        return in_words(results)
+    return ["No verdict is drawn at this scale.", "", *(f"{i}. “{claim.sentence}”" for i, claim in enumerate(spec.claims, 1))]
 
 
 def ours(results: Results, metric: Metric, row: str) -> str:
@@ -151,7 +162,9 @@ def _introduction(results: Results) -> list[str]:
 
 
 def _can_judge(spec: Spec, scale: str) -> bool:
-    """Whether anything at this scale can have an interval: two seeds, or an error stated beforehand."""
+    """Whether verdicts are drawn at this scale: not at a user's own, and from two seeds or an error stated beforehand."""
+    if scale in record.OWN_SCALES:
+        return False
     claimed = {key for claim in spec.claims for key in claim.metrics}
     return len(spec.scales[scale].seeds) > 1 or any(m.error is not None for m in spec.metrics if claimed & set(m.keys))
 
@@ -167,6 +180,9 @@ def _below(results: Results) -> list[str]:
     crowded = sum(not r.quiet for rows in results.found.values() for r in rows.values())
     if timed and crowded:
         notes.append(f"Times are left out of the {crowded} run{'s' * (crowded > 1)} that shared the machine with other work.")
+    if results.strangers:
+        names = ", ".join(sorted({f"`{r.run}`" for r in results.strangers}))
+        notes.append(f"Left out: {len(results.strangers)} records ({names}) on other data than the newest; run them again.")
     notes += _absent(results)
     return [f"- {note}" for note in notes]
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -22,14 +23,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.spec import ROOT
+from benchmarks.spec import ROOT, typed
 
 CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, wherever specs and records are
 
 OWN_SCALES = ("smoke", "laptop")
 TIMES = ("seconds", "tokens_per_second", "step_seconds")
 MEASURED = (*TIMES, "parameters", "tokens", "flops", "peak_memory_mib", "allocated_mib", "epochs")
-CROWD = 0.15  # cores; a GPU's host has many, and its times hardly depend on them
+CROWD = 0.15  # cores of a CPU that trains
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Record:
 
     @property
     def quiet(self) -> bool:
-        """Whether it had the machine for itself, so that its times mean something."""
-        return self.crowd is not None and self.crowd <= CROWD
+        """Whether it had the machine for itself, so that its times mean something. On a GPU it has: a run has the card alone."""
+        return not self.device.endswith("threads") or (self.crowd is not None and self.crowd <= CROWD)
 
     def value(self, key: str) -> float | None:
         """A metric by its logged name, or a measured number by its field's name; None when this run has none.
@@ -121,15 +122,33 @@ def save(record: Record, place: Path) -> Path:
 def load(place: Path) -> tuple[list[Record], list[str]]:
     """All records under `place`, oldest first, and one sentence for each file that is none."""
     records, complaints = [], []
-    known = {f.name for f in fields(Record)}
     for path in sorted(place.rglob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            records.append(Record(**{key: value for key, value in content.items() if key in known}))
-        except (ValueError, TypeError, AttributeError) as error:
+            records.append(parse(path.read_text(encoding="utf-8"), path.name))
+        except (ValueError, RecursionError) as error:
             name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
             complaints.append(f"{name} is not a readable record ({error}): delete it, or restore it from git, and run again.")
     return sorted(records, key=lambda r: r.date), complaints
+
+
+def parse(text: str | bytes, name: str) -> Record:
+    """The record that a file's text spells; ValueError in one sentence if it is none. Fields of later versions are left out."""
+    content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    if isinstance(content, dict):
+        known = {f.name for f in fields(Record)}
+        content = {key: value for key, value in content.items() if key in known}
+    made = typed(Record, content, "", name)
+    if made.status == "ok" and not {"description", "fingerprint"} <= made.data.keys():
+        raise ValueError("an ok record says what data it is of")
+    return made
+
+
+def _finite(word: str) -> float:
+    return float(word) if math.isfinite(float(word)) else _refuse(word)
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"it holds {word}")
 
 
 def finished(records: Iterable[Record]) -> dict[str, Record]:

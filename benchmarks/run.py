@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from benchmarks import jobs, record
 from benchmarks.jobs import Job, clock
 from benchmarks.record import Record
 from benchmarks.spec import ROOT, Run, Spec, expand, identity, load, nearest
+
+_PLACE = re.compile(r"(?<![\w.])/(?:[\w.@+-]+/)+")  # folders from the root on
 
 
 def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = False, count: int | None = None) -> list[Record]:
@@ -38,13 +41,15 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
     records, complaints = record.load(place)
     print(*complaints, f"{spec.name}: {spec.title}", sep="\n")
     gpus = _gpus()
-    count = 1 if spec.alone else count or max(1, gpus)
+    if count is not None and count < 1:
+        raise ValueError(f"--jobs is at least 1, not {count}.")
+    count = 1 if spec.alone else count or max(1, len(gpus))
     todo = _todo(runs, record.finished(records), again)
     asked = sum(run.key in todo for run in runs)
     print(f"{len(runs)} runs at scale {scale}, {len(runs) - asked} of them recorded before (--again repeats them)", flush=True)
     if len(todo) > asked:
         print(f"{len(todo) - asked} more that they need")
-    made = _made(todo, records, place)
+    made = _made(todo, records, place, spec.scales[scale].devices)
     new: list[Record] = []
     began = time.monotonic()
 
@@ -53,8 +58,8 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
         new.append(_outcome(todo[key][0], job, place))
 
     def environment(slot: int) -> dict[str, str]:
-        if gpus and not spec.alone and count > 1:
-            return {"CUDA_VISIBLE_DEVICES": str(slot % gpus)}
+        if gpus:  # a run has one, whatever the node has: its tokens a step are those of one device, unless its scale says more
+            return {} if spec.scales[scale].devices > 1 else {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
         return {"OMP_NUM_THREADS": "1"} if count > 1 else {}
 
     jobs.work(list(made.values()), count, ended, environment)
@@ -71,12 +76,19 @@ def _todo(runs: list[Run], done: dict[str, Record], again: bool = False) -> dict
     todo: dict[str, tuple[Run, list[Run]]] = {}
     checked: dict[str, str] = {}
 
+    def valid(run: Run) -> Iterator[bool]:
+        """Whether its record is, and those of what it started from, as far as they are here."""
+        if run.key in done:
+            yield is_valid(run, done[run.key], checked)
+        for need in run.needs:
+            yield from valid(need)
+
     def add(run: Run, saved: bool) -> bool:
         """Whether it has to run; `saved`: its saved net is wanted, not its record alone."""
         if run.key in todo:
             return True
         known = None if again and not saved else done.get(run.key)
-        if known and is_valid(run, known, checked) and (not saved or (known.folder / "pretrained").exists()):
+        if known and all(valid(run)) and (not saved or (known.folder / "pretrained").exists()):
             return False
         first = [need for need in run.needs if add(need, True)]
         todo[run.key] = (run, first)
@@ -139,7 +151,7 @@ def _bundle() -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: Path) -> dict[str, Job]:
+def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: Path, devices: int) -> dict[str, Job]:
     """A job for each run; what earlier runs of a row took is its weight."""
     took = {(r.run, r.scale): r.seconds for r in records if r.status == "ok"}
     usual = sum(took.values()) / len(took) if took else 1.0
@@ -153,7 +165,8 @@ def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: 
         words = run.arguments(extra, saved)
         about = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": run.key,
                  "command": shlex.join(["zoo", *words]), "needs": [need.key for need in run.needs]}  # fmt: skip
-        job = {"identity": about, "spec": run.spec, "arguments": words, "place": str(place), "home": str(home)}
+        job = {"identity": about, "spec": run.spec, "arguments": words, "place": str(place), "home": str(home),
+               "devices": devices}  # fmt: skip
         name = f"{run.row}, seed {run.seed}"
         command = [sys.executable, "-m", "benchmarks.run", "--child", json.dumps(job)]
         weight = took.get((run.row, run.scale), usual)
@@ -171,10 +184,13 @@ def _saved(need: Run, records: list[Record]) -> Path:
 
 def _outcome(run: Run, job: Job, place: Path) -> Record:
     """The record that the job left, or one that says how it failed."""
-    if not job.failed:
-        return record.finished(record.load(place)[0])[run.key]
     about = json.loads(job.command[-1])["identity"]
-    error = job.error.replace(f"{ROOT}/", "")  # what is committed names no place of this machine
+    left = record.finished(record.load(place)[0]).get(run.key)
+    if not job.failed and left and left.date >= job.date:
+        return left
+    job.code = job.code or 1  # what needs it must not start
+    error = job.error or "it ended without a record, as a run does that is told to stop"
+    error = _PLACE.sub("", error.replace(f"{ROOT}/", ""))  # what is committed names no place of this machine
     failed = Record(**about, status="failed", error=error, **record.provenance())
     record.save(failed, place)
     return failed
@@ -186,10 +202,11 @@ def child(job: dict) -> None:
     from benchmarks.live import Running
 
     about = job["identity"]
-    shutil.rmtree(job["home"], ignore_errors=True)  # an attempt that was broken off: a record is of one uninterrupted run
+    before = record.provenance()
     print(f"  {about['command']}", flush=True)
     running = Running(job["spec"], about, job["place"])
     cli = zoo.cli.main(job["arguments"], [running])
+    _refuse_another_budget(cli, job["devices"])
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in metrics.items():
@@ -198,10 +215,23 @@ def child(job: dict) -> None:
     done = Record(
         **about, status="ok", config=cli.config_dump, metrics=metrics, curve=running.curve, threads=_threads(),
         data={"description": cli.datamodule.description, "fingerprint": cli.datamodule.fingerprint},
-        device=_device(cli.trainer.strategy.root_device), **cli.model.measured, **record.provenance(),
+        device=_device(cli.trainer.strategy.root_device), **cli.model.measured,
+        **{**record.provenance(), "commit": before["commit"], "dirty": before["dirty"]},
     )  # fmt: skip
     if cli.trainer.is_global_zero:  # the other processes of a distributed run come through here too
         record.save(done, Path(job["place"]))
+
+
+def _refuse_another_budget(cli, devices: int) -> None:
+    """A record is of the tokens that its scale says, however many devices the machine has and whatever cut the run short."""
+    trainer, data = cli.trainer, cli.datamodule
+    if trainer.max_steps > 0:
+        asked = trainer.max_steps * trainer.accumulate_grad_batches * data.batch * data.context * devices
+        if cli.model.measured["tokens"] != asked:
+            raise ValueError(
+                f"it trained on {cli.model.measured['tokens']:,} tokens instead of {asked:,}: its batch is meant for {devices} "
+                "device(s); give it as many (CUDA_VISIBLE_DEVICES), or take the commands of make plan."
+            )
 
 
 def _threads() -> int:
@@ -221,12 +251,12 @@ def _device(device) -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {_threads()} threads"
 
 
-def _gpus() -> int:
-    """GPUs that runs may use. Asked without torch, which would take seconds: by the driver's files."""
+def _gpus() -> list[str]:
+    """Names of the GPUs that runs may use. Asked of the driver's files, for torch would take seconds."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
-        return len([word for word in listed.split(",") if word.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").exists() else 0
+        return [word.strip() for word in listed.split(",") if word.strip() not in ("", "-1")]
+    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
 def _end_with(sweep: int) -> None:
@@ -254,7 +284,10 @@ def main(args: list[str] | None = None) -> int:
     given = parser.parse_args(args)
     if given.child:
         threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
-        child(json.loads(given.child))
+        job = json.loads(given.child)
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # an attempt that was broken off: a record is of one uninterrupted run
+            shutil.rmtree(job["home"], ignore_errors=True)
+        child(job)
         return 0
     if not given.spec:
         parser.error("name a spec, for example table-mtp-1")

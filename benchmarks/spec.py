@@ -230,8 +230,13 @@ def load(path: str | Path) -> Spec:
             _known(key, keys, f"claims[{i}].metrics", path.name)
         if claim.kind in ("better", "within") and len(claim.rows) != 2:
             raise ValueError(f"{path.name}: claims[{i}] compares two rows, not {len(claim.rows)}.")
+        if claim.kind == "monotone" and len(claim.rows) < 2:
+            raise ValueError(f"{path.name}: claims[{i}] compares two rows or more, not {len(claim.rows)}.")
         if claim.kind == "agrees" and len(claim.metrics) != 2:
             raise ValueError(f"{path.name}: claims[{i}] compares two metrics, not {len(claim.metrics)}.")
+    for name, scale in spec.scales.items():
+        if not scale.seeds:
+            raise ValueError(f"{path.name}: scales.{name}.seeds is empty: name at least one.")
     for i, panel in enumerate(spec.panels):
         _known(panel.y, keys, f"panels[{i}].y", path.name)
     return spec

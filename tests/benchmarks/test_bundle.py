@@ -33,9 +33,9 @@ recipe: recipes/mtp/code.yaml
 needs:
   teacher: {recipe: recipes/ntp/code.yaml, overrides: {data.init_args.tokenizer: bytes, data.init_args.context: 32}}
 runs:
-  n1: {label: one, overrides: {model.init_args.net.init_args.n: 1}}
-  n2: {label: two, overrides: {model.init_args.net.init_args.n: 2, data.init_args.batch: 2}}
-  bytes: {label: bytes, overrides: {data.init_args.tokenizer: bytes}}
+  n1: {label: one, scales: &here [smoke, laptop], overrides: {model.init_args.net.init_args.n: 1}}
+  n2: {label: two, scales: *here, overrides: {model.init_args.net.init_args.n: 2, data.init_args.batch: 2}}
+  bytes: {label: bytes, scales: *here, overrides: {data.init_args.tokenizer: bytes}}
   taught: {label: taught, scales: [laptop], overrides: {trainer.logger.init_args.sub_dir: "${needs.teacher}"}}
 metrics: [{keys: [test/bits_per_byte], label: bits, direction: lower, digits: 2}]
 claims: []
@@ -53,7 +53,7 @@ scales:
       data.init_args.root: HOME/data
       data.init_args.prepare_workers: 1
   laptop: {seeds: [0, 1], overrides: *data}
-  paper: {seeds: []}
+  paper: {seeds: [0]}
 """
 
 

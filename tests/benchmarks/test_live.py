@@ -60,12 +60,21 @@ def test_a_run_leaves_its_curve_and_redraws_the_figure(spec, tmp_path, monkeypat
     """The real thing: a smoke run through the very function that the runner's processes call."""
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "records"
-    for other in made(spec, "smoke", lambda row, seed, tokens: 5.0, 1024)[:1]:
-        record.save(other, place)
     r = expand(spec, "smoke")[1]
+    same = {"description": "made", "fingerprint": run.datamodule(r.config()["data"]).fingerprint}
+    record.save(replace(made(spec, "smoke", lambda row, seed, tokens: 5.0, 1024)[0], data=same), place)
     about = {"recipe": r.recipe, "run": r.row, "scale": "smoke", "seed": 0, "key": r.key, "command": r.command, "needs": []}
     words = [*r.arguments({"trainer.max_steps": 8, "trainer.logger.init_args.version": "v"})]
-    run.child({"identity": about, "spec": spec.name, "arguments": words, "place": str(place), "home": str(tmp_path / "home")})
+    run.child(
+        {
+            "identity": about,
+            "spec": spec.name,
+            "arguments": words,
+            "place": str(place),
+            "home": str(tmp_path / "home"),
+            "devices": 1,
+        }
+    )
     [left] = [x for x in record.load(place)[0] if x.key == r.key]
     points = left.curve["val/bits_per_byte"]
     assert [tokens for tokens, _ in points] == [1024.0, 2048.0] and left.tokens == 2048

@@ -106,7 +106,9 @@ def test_value_reads_metrics_and_measured_fields():
 
 @pytest.mark.parametrize("crowd, quiet", [(0.0, True), (record.CROWD, True), (0.5, False), (None, False)])
 def test_times_of_a_run_that_shared_its_machine_are_no_numbers(crowd, quiet):
-    r = made(crowd=crowd, step_seconds=2.0, tokens_per_second=5.0, seconds=3.0, allocated_mib=7.0)
+    r = made(
+        device="a processor, 2 threads", crowd=crowd, step_seconds=2.0, tokens_per_second=5.0, seconds=3.0, allocated_mib=7.0
+    )
     times = [r.value(key) for key in ("step_seconds", "tokens_per_second", "seconds")]
     assert times == ([2.0, 5.0, 3.0] if quiet else [None] * 3) and r.value("allocated_mib") == 7.0
 

@@ -55,7 +55,7 @@ def made(run, **fields):
     base = Record(
         run.recipe, run.row, run.scale, run.seed, run.key, run.command,
         status="ok", date="2024-05-01T10:00:00+00:00", data={"description": "Python code", "fingerprint": "abc"},
-        versions={"torch": "2.9.1"}, device="a processor", tokens=1000, parameters=12345, crowd=0.0,
+        versions={"torch": "2.9.1"}, device="a processor, 2 threads", tokens=1000, parameters=12345, crowd=0.0,
     )  # fmt: skip
     return replace(base, **fields)
 
@@ -220,7 +220,7 @@ def test_the_newest_record_of_a_seed_counts_and_a_failed_one_never(small):
     new = made(run, date="2024-05-02", metrics={"test/a": 2.0})
     failed = made(run, date="2024-05-03", metrics={"test/a": 3.0}, status="failed", error="it broke.")
     page = report.page(small, "laptop", [new, failed, old])
-    assert dict(cells(page, "new"))["a, units"] == "2.00" and "it broke" not in page
+    assert dict(cells(page, "new"))["a, units"] == "2.00" and "2024-05-03: it broke." in page  # the newer failure is told
     page = report.page(small, "laptop", [failed])
     assert "## Failed runs" in page and "- `new`, seed 0, 2024-05-03: it broke.\n" in page
     assert dict(cells(page, "new"))["a, units"] == "—"
@@ -257,20 +257,20 @@ def test_each_comparison_of_a_claim_has_its_line(small):
 
 
 def test_exact_differences_have_no_brackets_and_agreement_names_both_metrics(small):
-    records = [made(find(small, "laptop", row), parameters=p, step_seconds=2.0, metrics={"test/a": a}) for row, p, a in
+    records = [made(find(small, "paper", row), parameters=p, step_seconds=2.0, metrics={"test/a": a}) for row, p, a in
                (("base", 2000, 1.0), ("new", 500, 1.25))]  # fmt: skip
     exact = Claim("better", ["new", "base"], ["parameters"], "It is smaller.")
     agrees = Claim("agrees", ["new"], ["ratio(step_seconds)", "test/a"], "It is as told.", margin=0.3)
-    page = report.page(replace(small, claims=[exact, agrees]), "laptop", records)
+    page = report.page(replace(small, claims=[exact, agrees]), "paper", records)
     assert "**Holds**: new is better than base by 1,500 (size), exactly." in page
     assert "new: time, of base less a, units is -0.25, measured once; allowed to differ by 0.3." in page
 
 
 def test_one_seed_is_undecided_without_brackets(small):
-    page = report.page(small, "laptop", of(small, "laptop", base=[5.0], new=[4.0]))
+    page = report.page(small, "desk", of(small, "desk", base=[5.0], new=[4.0]))
     assert "**Undecided**: new is better than base by 1.00 (a, units), one seed;" in page and "Brackets" not in page
-    text = report.summary(small, "laptop", of(small, "laptop", base=[5.0], new=[4.0]))
-    assert text.endswith("No verdict at one seed.") and "undecided" not in text
+    text = report.summary(small, "paper", of(small, "paper", base=[5.0], new=[4.0]))
+    assert text.endswith("No verdict at this scale.") and "undecided" not in text
 
 
 def test_the_page_says_what_was_measured_on_what(spec):
@@ -341,3 +341,12 @@ def test_summary_of_nothing(spec):
 def test_committed_and_own_pages_have_their_places(spec):
     assert report.place(spec, "desk").parent.name == "pages" and "benchmarks" in report.place(spec, "desk").parts
     assert report.place(spec, "gpu").name == "table-mtp-1-gpu.md" and "runs" in report.place(spec, "laptop").parts
+
+
+def test_records_on_other_data_than_the_newest_are_left_out_and_named(small):
+    """Arms that read different text are not compared, in silence least of all."""
+    base, new = of(small, "desk", base=[5.0, 5.1, 5.2]), of(small, "desk", new=[4.0, 4.1, 4.2])
+    moved = [replace(r, data={**r.data, "fingerprint": "another corpus"}, date="2030-01-01") for r in new]
+    page = report.page(small, "desk", base + moved)
+    assert dict(cells(page, "base"))["a, units"] == "—" and dict(cells(page, "new"))["a, units"].startswith("4.10")
+    assert "Left out: 3 records (`base`) on other data than the newest" in page and "Holds" not in page

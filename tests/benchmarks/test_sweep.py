@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,7 +49,8 @@ def main(args, callbacks):
     if what == "wait": time.sleep(2.0)
     if "s0" in folder: os.makedirs(f"runs/made-up/{folder}/pretrained")
     value = float("nan") if what == "nan" else n / 2
-    trainer = NS(test=lambda *a, **k: None, callback_metrics={"test/a": value}, is_global_zero=True,
+    if what == "vanish": sys.exit(0)
+    trainer = NS(max_steps=-1, test=lambda *a, **k: None, callback_metrics={"test/a": value}, is_global_zero=True,
                  strategy=NS(root_device=NS(type="cpu")))
     measured = dict(tokens=10, seconds=1.0, tokens_per_second=10.0, flops=5.0, peak_memory_mib=3.0, parameters=n, crowd=0.0)
     return NS(trainer=trainer, model=NS(measured=measured), config_dump={"n": n, "args": args},
@@ -154,6 +156,7 @@ def test_data_that_cannot_be_checked_do_not_stop_the_sweep(house, monkeypatch, c
         ("exit", "zoo: unknown key"),
         ("kill", "killed by signal 9"),
         ("nan", "FloatingPointError: test/a is nan"),
+        ("vanish", "it ended without a record"),
     ],
 )
 def test_a_failing_run_is_recorded_and_the_others_go_on(house, capfd, what, sentence):
@@ -339,9 +342,34 @@ def test_one_job_keeps_its_threads_and_alone_means_alone(house, monkeypatch):
 
 def test_with_gpus_each_job_gets_one(house, monkeypatch):
     root = house({1: "wait", 2: "wait"})
-    monkeypatch.setattr(run, "_gpus", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5")
     assert run.main(["table-made-1"]) == 0
-    assert {words[2] for words in ran(root)[:2]} == {"0", "1"} and ran(root)[0][1] != "1"
+    assert {words[2] for words in ran(root)[:2]} == {"4", "GPU-5"} and ran(root)[0][1] != "1"
+
+
+def test_one_job_on_a_node_of_many_gpus_has_one(house, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    root = house()
+    assert run.main(["table-made-1", "--jobs", "1", "--only", "one"]) == 0
+    assert ran(root)[0][2] == "0"
+
+
+def test_another_budget_is_refused():
+    data, trainer = SimpleNamespace(batch=4, context=8), SimpleNamespace(max_steps=3, accumulate_grad_batches=2)
+    cli = SimpleNamespace(trainer=trainer, datamodule=data, model=SimpleNamespace(measured={"tokens": 3 * 2 * 4 * 8}))
+    run._refuse_another_budget(cli, 1)
+    with pytest.raises(ValueError, match="192 tokens instead of 1,536: its batch is meant for 8"):
+        run._refuse_another_budget(cli, 8)
+
+
+def test_a_stale_need_makes_its_run_run_again(house, monkeypatch, capfd):
+    root = house()
+    (root / "table-made-2.yaml").write_text(NEEDY)
+    run.main(["table-made-2"])
+    (root / "order.txt").unlink()
+    monkeypatch.setattr(record, "changed", lambda r: ["zoo/x.py"] if r.run == "seed" else [])
+    run.main(["table-made-2"])
+    assert [words[0] for words in ran(root)] == ["8", "7", "2"]
 
 
 def test_a_sweep_of_many_survives_a_failure_side_by_side(house, capfd):
@@ -381,9 +409,11 @@ def test_a_corrupt_record_is_named_and_its_run_repeated(house, capfd):
     assert f"{file.relative_to(root)} is not a readable record" in out and len(ran(root)) == 2
 
 
-def test_progress_bars_are_thinned():
-    chunks = [b"".join(b"%d%%\r" % i for i in range(50)) + b"done\n\x1b[31mValueError: the cause\x1b[0m\nlast ", b"words"]
-    assert list(jobs._lines(chunks)) == ["0%", "done", "ValueError: the cause", "last words"]
+def test_progress_bars_are_thinned_and_other_lines_are_not():
+    lines = jobs.Lines()
+    assert lines.feed(b"".join(b"%d%%\r" % i for i in range(50)) + b"done\n\x1b[31mValueError: the cau") == ["0%", "done"]
+    assert lines.feed(b"se\x1b[0m\r\nnext\r\n\xff\n") == ["ValueError: the cause", "next", "\ufffd"]
+    assert lines.feed(b"last") == [] and lines.feed(b"\n") == ["last"]
 
 
 def test_time_left_counts_weights_shares_and_places():
