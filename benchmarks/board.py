@@ -51,10 +51,11 @@ def _layout(parts: list[str], gaps: list[str]) -> dict:
     first = ["bits_per_byte", "next"]
     parts = [*(p for p in first if p in parts), *(p for p in parts if p not in first)]
     band = lambda tag: ["Margin", [f"{tag}/{edge}" for edge in BAND]]
+    parts = parts[::-1]  # TensorBoard shows the charts of a category from the last to the first
     return {
         "Arms: mean over seeds and its 95 % band, against tokens": {part: band(part) for part in parts},
-        "Arms: every seed": {part: ["Multiline", [f"^{part}/seed"]] for part in parts[:2]},
-        "Claims: paired gap (below 0 the first is lower)": {tag: band(tag) for tag in gaps},
+        "Arms: every seed": {part: ["Multiline", [f"^{part}/seed"]] for part in parts[-2:]},
+        "Claims: paired gap (below 0 the first is lower)": {tag: band(tag) for tag in gaps[::-1]},
     }
 
 
@@ -86,7 +87,7 @@ def _band(writer, tag: str, curves: list[list]) -> None:
 
 
 def _file(label: str) -> str:
-    return "".join(c if c.isalnum() or c in " =.-_" else "_" for c in label)
+    return "".join(c if c.isalnum() or c in " ,=.-_" else "_" for c in label)
 
 
 def main(args: Iterable[str] | None = None) -> int:
