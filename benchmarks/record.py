@@ -23,7 +23,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.spec import ROOT, typed
+from benchmarks.spec import ROOT
+from benchmarks.typed import typed
 
 CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, wherever specs and records are
 

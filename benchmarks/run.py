@@ -26,7 +26,8 @@ from typing import Any
 from benchmarks import jobs, record
 from benchmarks.jobs import Job, clock
 from benchmarks.record import Record
-from benchmarks.spec import ROOT, Run, Spec, expand, identity, load, nearest
+from benchmarks.spec import ROOT, Run, Spec, expand, identity, load
+from benchmarks.typed import nearest
 
 _PLACE = re.compile(r"(?<![\w.])/(?:[\w.@+-]+/)+")  # folders from the root on
 
@@ -80,8 +81,9 @@ def _todo(runs: list[Run], done: dict[str, Record], again: bool = False) -> dict
         """Whether its record is, and those of what it started from, as far as they are here."""
         if run.key in done:
             yield is_valid(run, done[run.key], checked)
-        for need in run.needs:
-            yield from valid(need)
+        if run.key not in _bundle().get("needs", ()):  # what came along was checked, with its own needs, where it was made
+            for need in run.needs:
+                yield from valid(need)
 
     def add(run: Run, saved: bool) -> bool:
         """Whether it has to run; `saved`: its saved net is wanted, not its record alone."""

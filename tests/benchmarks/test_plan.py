@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import zoo.cli
-from benchmarks import plan
+from benchmarks import plan, workload
 from benchmarks.memory import DEVICES, Device, Fit, Memory
 from benchmarks.spec import expand, load
 
@@ -80,7 +80,7 @@ def test_seven_billion_parameters_on_two_hundred_billion_tokens(paper):
 
 def test_the_script_is_bash_and_starts_what_was_planned(paper, tmp_path):
     run = expand(paper, "paper")[0]
-    work = plan.Work(plan.Net(None, None, 7, 1), 4096, 4, 4, 128, 25000, "bf16-mixed", 4000, 1e22)
+    work = workload.Work(workload.Net(None, None, 7, 1), 4096, 4, 4, 128, 25000, "bf16-mixed", 4000, 1e22)
     row = plan.Plan((run,), work, Fit(128, "fsdp2", 2, 8, 60 * 2**30), "", 4e14)
     command = plan.launch(row, run, tmp_path)
     path = tmp_path / f"table-made-1-{run.name}.sh"
@@ -107,7 +107,7 @@ def test_the_script_is_bash_and_starts_what_was_planned(paper, tmp_path):
 @pytest.mark.parametrize("devices", [1, 2, 8, 16, 64])
 def test_any_number_of_devices_makes_the_same_step(devices):
     """The words that a plan adds, and the step that they make."""
-    work = plan.Work(plan.Net(None, None, 7, 1), 64, 4, 4, 16, 10, "32-true", 40, 1e12)
+    work = workload.Work(workload.Net(None, None, 7, 1), 64, 4, 4, 16, 10, "32-true", 40, 1e12)
     state = Memory(2**30, 2**30, 2**31, 2**30, 5 * 2**30, 0, 0)
     layout = plan.fit(lambda *size: state, work.batch, work.accumulate, work.devices, H100, devices)
     words = plan.sizes(plan.Plan((), work, layout, "", 1.0))
@@ -121,7 +121,7 @@ def test_any_number_of_devices_makes_the_same_step(devices):
 def test_trainer_settings_name_the_devices(spec):
     rows = {"named": {**SMALL, "trainer.devices": 4, "trainer.num_nodes": 2}, "open": SMALL}
     made = spec(rows, {"smoke": {"seeds": [0], "devices": 2}})
-    named, left_open = (plan.workload(run, 2) for run in expand(made, "smoke"))
+    named, left_open = (workload.workload(run, 2) for run in expand(made, "smoke"))
     assert (named.devices, left_open.devices) == (8, 2)
     assert named.tokens == 4 * left_open.tokens == 4 * 2 * 4 * 4 * 64 and named.flops == 4 * left_open.flops
 
@@ -158,10 +158,10 @@ def test_tokenizers_that_would_need_a_network(spec, monkeypatch, tmp_path):
         words = {**SMALL, "data.init_args.tokenizer": name, "data.init_args.vocab_size": 777, "data.init_args.source": "hub"}
         (run,) = expand(spec({"row": words}, {"smoke": {"seeds": [0]}}), "smoke")
         with torch.device("meta"):
-            assert plan.workload(run, 1).net.make().vocab == vocab
+            assert workload.workload(run, 1).net.make().vocab == vocab
     (run,) = expand(spec({"row": {**words, "data.init_args.tokenizer": "someone/else"}}, {"smoke": {"seeds": [0]}}), "smoke")
     with pytest.raises(ValueError, match=r"'someone/else' has is not known without a network.*zoo prepare"):
-        plan.workload(run, 1)
+        workload.workload(run, 1)
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_wrong_words_are_one_sentence(args, words, capsys):
 def test_a_wrong_setting_names_its_row(spec):
     (run,) = expand(spec({"odd": {"model.init_args.net.init_args.dimm": 3}}, {"smoke": {"seeds": [0]}}), "smoke")
     with pytest.raises(ValueError, match=r"odd: .*dimm.*did you mean 'dim'"):
-        plan.workload(run, 1)
+        workload.workload(run, 1)
