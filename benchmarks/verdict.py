@@ -200,11 +200,14 @@ def _advice(claim: Claim, now: _Difference, comparisons: int, gaps: list[tuple[f
 
     counts = range(now.n + 1, MOST_SEEDS + 1)
     place = bisect_left(counts, True, key=lambda n: decided(now.mean, n))  # intervals shrink with n: once decided, always decided
-    seeds = f"{counts[place]} seeds" if place < len(counts) else f"More than {MOST_SEEDS} seeds"
+    unit = "seeds" if now.n > 1 else "repetitions"
+    seeds = f"{counts[place]} {unit}" if place < len(counts) else f"More than {MOST_SEEDS} {unit}"
     here = f"at {_short(gaps[-1][0])} tokens" if gaps else "at these tokens"
     basis = f"estimated from a spread of {now.spread:.2g} " + (f"over {now.n} seeds" if now.n > 1 else "by the stated error")
     if _word(claim, now, 1) == REVERSED:
         seeds = f"Reversed at 95 %, but not at the level corrected for {comparisons} comparisons. {seeds}"
+    if now.n == 1:
+        return f"{seeds} would decide it ({basis})."
 
     power = _growth(gaps, now.mean)
     if power is None:

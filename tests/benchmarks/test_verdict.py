@@ -405,7 +405,7 @@ def test_a_gap_lost_in_noise_asks_for_more_seeds_than_anyone_has():
 
 def test_advice_from_a_stated_error():
     advice = judged(made({"a": [101.0], "b": [100.0]}), errors={"m": 0.01}).parts[0].advice
-    assert re.match(r"\d+ seeds at these tokens would decide it \(estimated from a spread of 0\.73 by the stated error\)", advice)
+    assert re.match(r"\d+ repetitions would decide it \(estimated from a spread of 0\.73 by the stated error\)", advice)
 
 
 def test_the_module_needs_no_torch_and_scipy_only_to_judge():

@@ -144,11 +144,13 @@ def test_overfitting_repeats_the_same_batches(data, tmp_path, quiet):
 def test_resuming_within_an_optimizer_step_or_on_other_text_is_told(data, tmp_path, attach):
     loader = attach(data(), accumulate=2).train_dataloader()
     loader.trainer.fit_loop.epoch_loop.batch_progress.total.processed = 3
-    with pytest.warns(UserWarning, match="gradients are lost"):
+    with pytest.warns(UserWarning, match="gradients are lost") as told:
         loader.load_state_dict(loader.state_dict())
+    assert len(told) == 1
     loader.trainer.fit_loop.epoch_loop.batch_progress.total.processed = 4
-    with pytest.warns(UserWarning, match="another corpus or tokenizer"):
+    with pytest.warns(UserWarning, match="another corpus or tokenizer") as told:
         loader.load_state_dict(loader.state_dict() | {"fingerprint": "other"})
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])

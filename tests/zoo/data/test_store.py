@@ -110,8 +110,10 @@ def test_windows_cross_shards(words):
 
 
 def test_a_finished_store_is_left_alone(words, monkeypatch):
+    before = contents(words[1])
     monkeypatch.setattr(Words, "parts", lambda self: pytest.fail("a finished store was planned again"))
     build(*words[:1], Bytes(), words[1], progress=False)
+    assert contents(words[1]) == before
 
 
 def test_a_deleted_shard_is_rebuilt_alone(words):
