@@ -44,7 +44,8 @@ def main(args, callbacks):
     if what == "exit": print("zoo: unknown key", file=sys.stderr); sys.exit(2)
     if what == "kill": os.kill(os.getpid(), 9)
     if what == "sleep":
-        open("child.pid", "w").write(str(os.getpid()))
+        open("child.draft", "w").write(str(os.getpid()))
+        os.replace("child.draft", "child.pid")
         time.sleep(120)
     if what == "wait": time.sleep(2.0)
     if "s0" in folder: os.makedirs(f"runs/made-up/{folder}/pretrained")
@@ -172,10 +173,20 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(house, capfd, what, sent
     assert ("two", "ok") in records(root)
 
 
-def test_interruption_keeps_what_is_done_and_ends_the_child(house, capfd):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_keeps_what_is_done_and_ends_the_child(house, capfd, kind):
     root = house({2: "sleep"})
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    assert run.main(["table-made-1"]) == 130
+
+    def interrupt():
+        wait_for(lambda: (root / "child.pid").exists())
+        os.kill(os.getpid(), kind)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    threading.Thread(target=interrupt).start()
+    try:
+        assert run.main(["table-made-1"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert set(records(root)) == {("one", "ok")}
     assert "the same command continues" in capfd.readouterr().out
     with pytest.raises(ProcessLookupError):
