@@ -115,7 +115,7 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
             _head(axes, f"Paper: {spec.source.item}, arXiv:{spec.source.arxiv}", panel.paper_ylabel or panel.ylabel)
         else:
             _head(axes, panel.title, panel.ylabel, f"measured, {_seeds(results)}" if any(lines.values()) else "")
-        axes.set_xlabel(panel.xlabel)
+        axes.set_xlabel((is_paper and panel.paper_xlabel) or panel.xlabel)
         _curves(axes, panel, panel.paper if is_paper else panel.y, lines, results)
     return figure
 

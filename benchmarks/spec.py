@@ -107,6 +107,7 @@ class Panel:
     xlabel: str
     ylabel: str
     paper: str | None = None
+    paper_xlabel: str = ""  # where the paper's axes are not ours
     paper_ylabel: str = ""
     log: bool = False
 

@@ -39,7 +39,9 @@ claims:
   - {kind: monotone, rows: [four, two, base], metrics: [test/a], sentence: Fewer is better.}
   - {kind: better, rows: [two, base], metrics: [test/b], sentence: Nobody knows.}
 panels:
-  - {y: gap(test/a), title: The cost, xlabel: size, ylabel: units of a, paper: gap(test/b), paper_ylabel: units of b, log: true}
+  - {y: gap(test/a), title: The cost, xlabel: size, ylabel: units of a, paper: gap(test/b),
+     paper_ylabel: units of b, paper_xlabel: their size,
+     log: true}
   - {y: step_seconds, title: The time, xlabel: size, ylabel: seconds}
 scales: {desk: {seeds: [0, 1, 2]}, laptop: {seeds: [0]}, paper: {seeds: [0]}}
 """
@@ -133,6 +135,7 @@ def test_panels_hold_our_points_and_the_papers_apart(spec):
     cost, paper, time = figures.panels(spec, "desk", made(spec)).axes
     assert curves(cost) == [[(10, pytest.approx(0.5 + mean(NOISE))), (100, pytest.approx(1.5 + mean(NOISE)))]]
     assert curves(paper) == [[(700, -7)]]
+    assert [axes.get_xlabel() for axes in (cost, paper, time)] == ["size", "their size", "size"]
     assert "The cost" in words(cost) and "units of a" in words(cost) and "measured, 3 seeds" in words(cost)
     assert "Paper: Table 9, arXiv:0000.00000" in words(paper) and "units of b" in words(paper)
     assert "curve" in words(cost) and "plain" in words(cost)  # the level of what is compared with
