@@ -86,10 +86,16 @@ def test_a_draft_tree_sees_its_prefix_and_its_ancestors_only(flavour, ragged):
         for path in paths:
             text = torch.cat((tokens[row, : lengths[row]], nodes[row, path]))[None]
             close(out[row, path[-1]], full(model, text, 2)[0, -1])
+    cache.truncate(lengths)  # the same nodes in a row, each seeing all before: those of the other branch then tell
+    line = model.next(nodes, cache, positions=lengths[:, None] + depth, heads=2)
+    cache.truncate(lengths)
+    assert torch.equal(model.next(nodes, cache, positions=lengths[:, None] + depth, mask=mask, heads=2), out)
+    assert (line - out).abs().amax((0, 2, 3)).gt(1e-6).tolist() == [False, False, True, True, True]
     # keep one path per row, of different lengths, and go on
     cache.keep(lengths, torch.tensor([[0, 2, 4], [0, 1, 0]]))
     cache.truncate(lengths + torch.tensor([3, 2]))
     more = model.next(tokens[:, :2], cache, heads=2)
+    assert cache.lengths.tolist() == (lengths + torch.tensor([5, 4])).tolist()
     for row, path in enumerate(([0, 2, 4], [0, 1])):
         text = torch.cat((tokens[row, : lengths[row]], nodes[row, path], tokens[row, :2]))[None]
         close(more[row], full(model, text, 2)[0, -2:])
