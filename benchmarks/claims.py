@@ -35,7 +35,8 @@ def in_words(results: Results) -> list[str]:
     lines = [f"{tally(results.verdicts)}.", ""]
     for i, (claim, verdict) in enumerate(zip(spec.claims, results.verdicts), 1):
         judged = (f"    {line}".rstrip() for line in _verdict(results, claim, verdict))
-        lines += [f"{i}. “{claim.sentence}”  ", *judged]  # two spaces: a new line follows
+        apart = [""] if lines[-1].startswith("    - ") else []  # else some readers of markdown take it into the list above
+        lines += [*apart, f"{i}. “{claim.sentence}”  ", *judged]  # two spaces: a new line follows
     intervals = [part.interval for part in parts if part.interval.n]
     notes = [BRACKETS] if any(math.isfinite(i.low) and i.low < i.high for i in intervals) else []
     notes += [ADVICE] if any(part.advice for part in parts) else []
