@@ -117,12 +117,11 @@ class MTP(nn.Module):
         return torch.stack([x[:, i : i + length] for i in range(1, self.n + 1)])
 
     @torch.no_grad()
-    def next(
+    def states(
         self, tokens: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None, heads: int = 1
     ) -> Tensor:
-        """Logits of what follows each of the new tokens (B, t), which the cache then holds.
+        """What the first `heads` heads make of each of the new tokens (B, t), which the cache then holds: (B, t, heads, D), normed.
 
-        Head 1's alone (B, t, V), or with heads > 1 those of the first `heads` (B, t, heads, V).
         positions (t,) or (B, t), default the next free ones; mask (t, t) or (B, t, t) bool among the new tokens, default causal.
         Every head has its own cache: heads that sat out a step cannot come back later.
         """
@@ -132,7 +131,24 @@ class MTP(nn.Module):
         h = self.trunk.blocks(self.trunk.embed(tokens, positions), positions=positions, mask=mask, cache=cache)
         outputs = [self._head(i, h, positions, mask, cache) for i in range(heads)]
         cache.advance(tokens.shape[1])
-        return self.trunk.unembed(self.trunk.norm(outputs[0] if heads == 1 else torch.stack(outputs, dim=2)))
+        return self.trunk.norm(torch.stack(outputs, dim=2))
+
+    @torch.no_grad()
+    def logits(self, states: Tensor, head: int = 0) -> Tensor:
+        """Head `head`'s (from 0) logits (..., V) of its `states` (..., D)."""
+        return self.trunk.unembed(states)
+
+    @torch.no_grad()
+    def next(
+        self, tokens: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None, heads: int = 1
+    ) -> Tensor:
+        """Logits of what follows each of the new tokens (B, t), which the cache then holds; arguments as of `states`.
+
+        Head 1's alone (B, t, V), or with heads > 1 those of the first `heads` (B, t, heads, V).
+        """
+        states = self.states(tokens, cache, positions, mask, heads)
+        outputs = [self.logits(states[:, :, i], i) for i in range(heads)]
+        return outputs[0] if heads == 1 else torch.stack(outputs, dim=2)
 
     def cache(
         self,

@@ -83,10 +83,10 @@ class NextToken(nn.Module):
         return self.trunk.norm(self.trunk.blocks(self.trunk.embed(tokens[:, :-1])))  # (B, T, D)
 
     @torch.no_grad()
-    def next(
+    def states(
         self, tokens: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None, heads: int = 1
     ) -> Tensor:
-        """Logits (B, t, V) of what follows each of the new tokens (B, t), which the cache then holds.
+        """What the net makes of each of the new tokens (B, t), which the cache then holds: (B, t, 1, D), normed.
 
         positions (t,) or (B, t), default the next free ones; mask (t, t) or (B, t, t) bool among the new tokens, default causal.
         """
@@ -95,7 +95,19 @@ class NextToken(nn.Module):
         positions = cache.positions(tokens.shape[1]) if positions is None else positions
         h = self.trunk.blocks(self.trunk.embed(tokens, positions), positions=positions, mask=mask, cache=cache)
         cache.advance(tokens.shape[1])
-        return self.trunk.unembed(self.trunk.norm(h))
+        return self.trunk.norm(h)[:, :, None]
+
+    @torch.no_grad()
+    def logits(self, states: Tensor, head: int = 0) -> Tensor:
+        """Logits (..., V) of `states` (..., D); there is head 0 only."""
+        return self.trunk.unembed(states)
+
+    @torch.no_grad()
+    def next(
+        self, tokens: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None, heads: int = 1
+    ) -> Tensor:
+        """Logits (B, t, V) of what follows each of the new tokens (B, t), which the cache then holds; arguments as of `states`."""
+        return self.logits(self.states(tokens, cache, positions, mask, heads)[:, :, 0])
 
     def cache(
         self,
