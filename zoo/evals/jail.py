@@ -124,7 +124,7 @@ def ward(role: str, limits: dict, fds: list[int], everyone: list[int], place: tu
     spent = used.ru_utime + used.ru_stime
     end = {
         "code": os.waitstatus_to_exitcode(status),
-        "late": late or (os.WIFSIGNALED(status) and spent >= limits["seconds"]),
+        "late": late or (os.WIFSIGNALED(status) and spent > 0.9 * limits["seconds"]),
         "stopped": not late and handle not in dict(ready),
         "seconds": round(time.monotonic() - began, 3),
     }

@@ -18,18 +18,16 @@ processor's side channels stay open. Where a wall cannot be put up, `Jail` raise
 """
 
 import concurrent.futures
-import functools
+import contextlib
 import json
 import os
 import queue
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from zoo.evals.trial import status as status_of
 
 ENABLE = (
     "allow it with sysctl user.max_user_namespaces=10000, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0, on older "
@@ -38,7 +36,35 @@ ENABLE = (
 )
 
 
-class Unavailable(RuntimeError):
+# Harmless programs that show the walls: none asks for much more than its limit, or for long.
+PROOF = """
+import os, time
+
+def refused(act):
+    try:
+        act()
+    except (OSError, MemoryError):
+        return True
+    return False
+
+def first(): return os.getpid() == 1
+def outside(): return refused(lambda: open("/proof", "w"))
+def hidden(path): return not os.path.exists(path)
+def memory(mib): return refused(lambda: bytearray(mib << 20))
+def file(mib): return refused(lambda: os.pwrite(os.open("proof", os.O_WRONLY | os.O_CREAT), b"x", mib << 20))
+def processes(limit):
+    for made in range(limit + 4):
+        try:
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
+        except OSError:
+            return made
+    return limit + 4
+"""
+
+
+class Unavailable(ValueError):  # of which the command line prints the text alone
     """This system offers no jail; the text says what is missing and how to allow it."""
 
 
@@ -104,6 +130,7 @@ class Jail:
         )
         theirs.close()
         self._reply()
+        self._prove()
 
     def __enter__(self) -> "Jail":
         return self
@@ -115,13 +142,34 @@ class Jail:
         self.channel.close()
         self.process.wait()
 
+    def _prove(self) -> None:
+        """Raise Unavailable unless every wall is seen to stand."""
+        limits, here = self.limits, os.path.abspath(__file__)
+        walls = {
+            "a process namespace of its own": "first()",
+            "a read-only world": f"outside() and hidden({here!r})",
+            "a limit of memory": f"memory({limits['memory_mib']})",
+            "a limit of files": f"file({limits['file_mib']})",
+            "a limit of processes": f"processes({limits['processes']}) < {limits['processes']}",
+        }
+        names = ("first", "outside", "hidden", "memory", "file", "processes")
+        for wall, test in walls.items():
+            if not (outcome := self.check(PROOF, f"assert {test}", names)).passed:
+                self._refuse(f"{wall} is missing: {outcome.detail}")
+        outcome, _ = self.script("import socket\nsocket.socket()")
+        if outcome.status != "forbidden":
+            self._refuse("the filter of system calls is missing")
+
+    def _refuse(self, why: str) -> None:
+        self.close()
+        raise Unavailable(f"Programs cannot be enclosed on this system ({why}): {ENABLE}.")
+
     def _reply(self) -> dict:
         message = self.channel.recv(1 << 16)
         reply = json.loads(message or b'{"broken": "the process of the jail was killed"}')
         broken = [r["broken"] for r in (reply, *reply.values()) if isinstance(r, dict) and "broken" in r]
         if broken:
-            self.close()
-            raise Unavailable(f"Programs cannot be enclosed on this system ({broken[0]}): {ENABLE}.")
+            self._refuse(broken[0])
         return reply
 
     def _send(self, cells: dict[str, Sequence[int]], close: Sequence[socket.socket] = ()) -> dict[str, dict]:
@@ -158,8 +206,8 @@ class Jail:
                 close=(ours, theirs),
             )
             text = content(verdict)
-        if ends["test"]["late"] and not ends["functions"]["late"]:
-            return Outcome("timeout", "the test did not end in time")
+        if ends["test"]["late"]:
+            return Outcome("timeout", f"not done after {ends['test']['seconds']} s")
         found = Outcome(**json.loads(text)) if ends["test"]["code"] == 0 and text else Outcome("failed", "the test was cut short")
         return found if found.passed else ended(ends["functions"]) or found
 
@@ -174,6 +222,35 @@ class Jail:
         words = {"MemoryError": "memory", "PermissionError": "forbidden", "OSError: [Errno 30]": "forbidden"}
         word = next((word for start, word in words.items() if last.startswith(start)), "failed")
         return ended(end) or Outcome(word, last), output
+
+
+def available() -> str | None:
+    """None where programs can be enclosed on this system, else the sentence that says what is missing and how to allow it."""
+    try:
+        Jail().close()
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def judge(trials: Sequence[Trial], limits: Limits = Limits(), workers: int | None = None) -> list[Outcome]:
+    """Outcomes of trials in their order, from as many jails as there are processors (or `workers`)."""
+    if not trials:
+        return []
+    jails: queue.SimpleQueue[Jail] = queue.SimpleQueue()
+
+    def one(trial: Trial) -> Outcome:
+        jail = jails.get()
+        try:
+            return jail.judge(trial)
+        finally:
+            jails.put(jail)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(min(workers or len(os.sched_getaffinity(0)), len(trials))):
+            jails.put(stack.enter_context(Jail(limits)))
+        with concurrent.futures.ThreadPoolExecutor(jails.qsize()) as pool:
+            return list(pool.map(one, trials))
 
 
 def ended(end: dict) -> Outcome | None:

@@ -202,8 +202,8 @@ def functions() -> None:
             try:
                 line.send(("value", act()))
             except Exception as error:
-                name = "MemoryError" if isinstance(error, MemoryError) else type(error).__name__
-                line.send(("error", name, str(error)[:1000], getattr(error, "errno", None) or ""))
+                number = getattr(error, "errno", None)
+                line.send(("error", type(error).__name__, str(error).removeprefix(f"[Errno {number}] ")[:1000], number or ""))
             what, thing, *content = line.receive()
             act = lambda: perform(what, thing, *content)  # noqa: B023 (called before they change)
     except BaseException:  # the other side is gone, or the program wants to be
