@@ -1,52 +1,191 @@
-"""Sampling from any token net through its one-token interface, `net.next` on a preallocated cache."""
+"""Decoding for every token net: ragged prompts, sampling, stop tokens, streaming; and the verb `zoo generate`."""
+
+import argparse
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from zoo.reading import Reading, Row
+from zoo.reading import window_start as window_start
+from zoo.sampling import GREEDY, Sampling
+from zoo.speculative import Drafts, HeadDrafts, NetDrafts, verify
+
+
+@dataclass
+class Generation:
+    """What `generate` returns; lists have one item per prompt.
+
+    tokens: the new ones only, without the stop token. stopped: ended by a stop token or by `until`, not by the limit.
+    forwards: forward passes of the batch after the prompt's. steps: those of them that a row took part in.
+    accepted: [j] = in how many of all rows' steps at least j + 1 drafts were accepted (and emitted), j = 0 .. k - 2.
+    """
+
+    tokens: list[list[int]]
+    stopped: list[bool]
+    forwards: int
+    steps: list[int]
+    accepted: list[int]
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Mean over rows and steps of the tokens a forward pass yields; the prompt's pass and its token do not count."""
+        return 1 + sum(self.accepted) / sum(self.steps) if sum(self.steps) else float("nan")
 
 
 @torch.inference_mode()
 def generate(
     net: nn.Module,
-    tokens: Tensor,
-    count: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    prompts: Sequence[Sequence[int]] | Tensor,
+    limit: int,
+    sampling: Sampling = GREEDY,
+    *,
+    heads: int = 1,
+    draft: nn.Module | None = None,
+    stop: Collection[int] = (),
+    until: Callable[[list[int]], bool] | None = None,
+    stream: Callable[[int, list[int]], None] | None = None,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """Continue `tokens` (B, T) by `count` tokens each: (B, T + count).
+) -> Generation:
+    """Continue each prompt by up to `limit` tokens.
+
+    With heads = k > 1 a step verifies the newest token and k - 1 drafts at once, of the net's own heads 2 .. k or of a `draft`
+    net, and yields 1 to k tokens. The text is that of k = 1: in greedy decoding the same tokens, up to rounding where two logits
+    are as good as equal (see `first_divergence`), in sampling the same distribution. A text may outgrow the net's context, with
+    any k alike: see `window_start`.
 
     Args:
-        net: a token net in any mode (dropout is off while sampling).
-        tokens: prompts of one length, at least one token.
-        count: tokens to add.
-        temperature: 0 takes the most likely token.
-        top_k: sample among the k most likely only.
+        net: a token net in any mode (dropout is off meanwhile).
+        prompts: token ids, at least one per prompt; lengths may differ.
+        limit: new tokens per row at most.
+        sampling: how a token is chosen, default greedy.
+        heads: k, at most the net's heads unless a draft net drafts.
+        draft: a small net of the same vocabulary that drafts k - 1 tokens per step instead of the heads.
+        stop: token ids that end a row; they are not part of its result.
+        until: asked after each new token with all new tokens of a row; True ends the row.
+        stream: called with a row's number and its new tokens, as they become final.
         generator: source of randomness, on the net's device.
+    Raises ValueError where these do not fit together, or the logits are not numbers.
     """
-    if tokens.shape[1] == 0:
-        raise ValueError("The prompt is empty: give at least one token, the end token for instance.")
-    was_training = net.training
-    net.eval()
-    window, cache, held, new = net.context, None, 0, tokens
-    for _ in range(count):
-        if cache is None or held + new.shape[1] > window:
-            # positions end at the context: start again from the last half of it
-            new = tokens if cache is None and tokens.shape[1] <= window else tokens[:, -max(1, window // 2) :]
-            cache = net.cache(tokens.shape[0], window, dtype=next(net.parameters()).dtype, device=tokens.device)
-            held = 0
-        logits = net.next(new, cache)[:, -1].float()  # (B, V)
-        held += new.shape[1]
-        new = _choose(logits, temperature, top_k, generator)  # (B, 1)
-        tokens = torch.cat([tokens, new], 1)
-    net.train(was_training)
-    return tokens
+    rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
+    _check(net, rows, heads, draft)
+    nets = [net] if draft is None else [net, draft]
+    modes = [each.training for each in nets]
+    decoding = _Decoding(net, draft, heads, limit, sampling, frozenset(stop), until, stream, generator)
+    try:
+        for each in nets:
+            each.eval()
+        forwards = decoding.run(rows) if rows and limit > 0 else 0
+    finally:
+        for each, mode in zip(nets, modes):
+            each.train(mode)
+    tokens, stopped, steps = ([getattr(row, name) for row in rows] for name in ("new", "stopped", "steps"))
+    return Generation(tokens, stopped, forwards, steps, decoding.accepted)
 
 
-def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """One token per row, (B, V) -> (B, 1)."""
-    if temperature == 0:
-        return logits.argmax(-1, keepdim=True)
-    if top_k is not None:
-        floor = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None) -> None:
+    if any(not row.text for row in rows):
+        raise ValueError("A prompt is empty: give at least one token, the end token for instance.")
+    if heads < 1:
+        raise ValueError(f"heads = {heads}: decoding takes at least 1.")
+    if draft is None and heads > getattr(net, "n", 1):
+        raise ValueError(f"heads = {heads} were asked for and this net has {getattr(net, 'n', 1)}: take fewer, or a draft net.")
+    if draft is not None and draft.vocab != net.vocab:
+        raise ValueError(f"The draft net has {draft.vocab} token ids and the net {net.vocab}: both need the same tokenizer.")
+    if draft is not None and heads < 2:
+        raise ValueError("A draft net drafts heads - 1 tokens per step: ask for heads = 2 or more.")
+
+
+class _Decoding:
+    """Settings of one `generate` call, and its loop."""
+
+    def __init__(self, net, draft, heads, limit, sampling, stop, until, stream, generator):
+        self.net, self.draft, self.heads, self.limit, self.sampling = net, draft, heads, limit, sampling
+        self.stop, self.until, self.stream, self.generator = stop, until, stream, generator
+        self.device = next(net.parameters()).device
+        self.accepted = [0] * (heads - 1)
+
+    def run(self, rows: list[Row]) -> int:
+        """Fill all rows; returns the forward passes after the prompt's."""
+        count = self.heads - 1
+        if self.draft is None:
+            reading, source = Reading(self.net, rows, self.limit, self.heads, spare=count), HeadDrafts(self.net, count)
+        else:
+            reading = Reading(self.net, rows, self.limit, spare=count)
+            source = NetDrafts(self.net, self.draft, rows, self.limit, count, self.sampling, self.generator)
+        states, drafts, forwards = reading.start(rows)[:, None], Drafts(self._ids([[]] * len(rows))), 0
+        while True:
+            logits = source.logits(states)  # (B, 1 + drafts, V)
+            usable = self._ids([room - 1 for room in reading.room(rows)])
+            tokens, accepted = verify(self.sampling, logits, drafts, usable, self.generator)
+            bad = logits.isnan().any(-1).any(-1)
+            *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for the device
+            *blocks, ends = blocks
+            if any(bad):
+                raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
+            kept = self._deliver(rows, [list(block[: end + 1]) for block, end in zip(zip(*blocks), ends)], forwards > 0)
+            if not kept:
+                return forwards
+            rows = [rows[i] for i in kept]
+            reading.go_on(rows, kept)
+            drafts = source.propose(rows, kept, [ends[i] for i in kept])
+            width = max(min(room, self.limit - len(row.new)) for row, room in zip(rows, reading.room(rows)))
+            drafts = drafts.first(width - 1)
+            states = reading.step(torch.cat((self._ids([row.text[-1:] for row in rows]), drafts.tokens), 1))
+            forwards += 1
+
+    def _ids(self, lists: list) -> Tensor:
+        return torch.tensor(lists, dtype=torch.int64, device=self.device)
+
+    def _deliver(self, rows: list[Row], blocks: list[list[int]], step: bool) -> list[int]:
+        """Give each row its tokens up to a stop; the numbers of the rows that go on. step: whether this was one, not the prompt."""
+        for row, block in zip(rows, blocks):
+            given = self._extend(row, block)
+            row.steps += step
+            for place in range(given - 1):
+                self.accepted[place] += 1
+        return [i for i, row in enumerate(rows) if not row.done]
+
+    def _extend(self, row: Row, block: list[int]) -> int:
+        """Add tokens until one ends the row; how many were used, a stop token included."""
+        used, before = 0, len(row.new)
+        for token in block:
+            used += 1
+            if token in self.stop:
+                row.stopped = True
+            else:
+                row.text.append(token)
+                row.new.append(token)
+                row.stopped = bool(self.until and self.until(row.new))
+            row.done = row.stopped or len(row.new) == self.limit
+            if row.done:
+                break
+        if self.stream and len(row.new) > before:
+            self.stream(row.index, row.new[before:])
+        return used
+
+
+def main(args: list[str]) -> None:
+    """`zoo generate FOLDER --prompt …`: continue a prompt with a saved net."""
+    parser = argparse.ArgumentParser("zoo generate", description="Continue a prompt with a net saved by save_pretrained.")
+    parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
+    parser.add_argument("--prompt", default="def ", help="text to continue")
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to add")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token")
+    parser.add_argument("--top_k", type=int, default=None, help="sample among the k most likely")
+    parser.add_argument("--top_p", type=float, default=None, help="sample among the most likely that add up to p")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(args)
+
+    from zoo.data.tokenizer import load_tokenizer
+    from zoo.pretrained import from_pretrained
+
+    net = from_pretrained(given.folder)
+    tokenizer = load_tokenizer(str(Path(given.folder) / "tokenizer"))
+    prompt = tokenizer.encode(given.prompt) or [tokenizer.eos]
+    sampling = Sampling(given.temperature, given.top_k, given.top_p)
+    random = torch.Generator().manual_seed(given.seed)
+    result = generate(net, [prompt], given.tokens, sampling, stop={tokenizer.eos}, generator=random)
+    print(tokenizer.decode(prompt + result.tokens[0]))
