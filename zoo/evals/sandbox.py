@@ -25,7 +25,7 @@ import queue
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ ENABLE = (
 )
 
 
+START = "import sys; sys.path[:1] = [{root!r}]; from zoo.evals import jail; del sys.path[0]; jail.main({control})"
 # Harmless programs that show the walls: none asks for much more than its limit, or for long.
 PROOF = """
 import os, time
@@ -118,7 +119,9 @@ class Jail:
             raise Unavailable(f"Programs run only on Linux, and this is {sys.platform}: evaluate the samples on another machine.")
         self.channel, theirs = socket.socketpair()
         root = str(Path(__file__).parents[2])
-        start = f"import sys; sys.path[:1] = [{root!r}]; from zoo.evals import jail; del sys.path[0]; jail.main({theirs.fileno()})"
+        start = (
+            f"import sys; sys.path[:1] = [{root!r}]; from zoo.evals import jail; del sys.path[0]; jail.main({theirs.fileno()})"
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-s", "-B", "-c", start],
             env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "HOME": "/tmp"},
@@ -233,31 +236,46 @@ def available() -> str | None:
     return None
 
 
-def judge(trials: Sequence[Trial], limits: Limits = Limits(), workers: int | None = None) -> list[Outcome]:
-    """Outcomes of trials in their order, from as many jails as there are processors (or `workers`)."""
-    if not trials:
-        return []
-    jails: queue.SimpleQueue[Jail] = queue.SimpleQueue()
+class Jails:
+    """Several jails that share out trials, one for each processor (or `workers`); a context."""
 
-    def one(trial: Trial) -> Outcome:
-        jail = jails.get()
+    def __init__(self, limits: Limits = Limits(), workers: int | None = None):
+        self.limits, self.workers = limits, workers or len(os.sched_getaffinity(0))
+        self.free: queue.SimpleQueue[Jail] = queue.SimpleQueue()
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Jails":
+        with contextlib.ExitStack() as stack:
+            for _ in range(self.workers):
+                self.free.put(stack.enter_context(Jail(self.limits)))
+            self.pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(self.workers))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self.stack.close()
+
+    def submit(self, trial: Trial) -> "concurrent.futures.Future[Outcome]":
+        return self.pool.submit(self._one, trial)
+
+    def judge(self, trials: Iterable[Trial]) -> list[Outcome]:
+        """Outcomes in the order of the trials."""
+        return [future.result() for future in [self.submit(trial) for trial in trials]]
+
+    def _one(self, trial: Trial) -> Outcome:
+        jail = self.free.get()
         try:
             return jail.judge(trial)
         finally:
-            jails.put(jail)
-
-    with contextlib.ExitStack() as stack:
-        for _ in range(min(workers or len(os.sched_getaffinity(0)), len(trials))):
-            jails.put(stack.enter_context(Jail(limits)))
-        with concurrent.futures.ThreadPoolExecutor(jails.qsize()) as pool:
-            return list(pool.map(one, trials))
+            self.free.put(jail)
 
 
 def ended(end: dict) -> Outcome | None:
     """The outcome that the way of its end tells of a program; None where it ended by itself or was sent home."""
     if end["late"]:
         return Outcome("timeout", f"stopped after {end['seconds']} s")
-    if end["stopped"] or end["code"] >= 0:
+    if end["code"] >= 0 or (end["code"] == -9 and end["stopped"]):
         return None
     if end["code"] == -31:  # SIGSYS
         return Outcome("forbidden", "asked for a socket, another program, a mount or the like, and was ended")
