@@ -100,12 +100,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot of the figure: `y` of every row against its x, a curve per `line`; `paper`: key of the paper's cells beside it."""
+    """A plot of the figure: `y` of every row against its x, a curve per `line`; `paper`: key of the paper's cells beside it.
 
-    y: str
+    Or, where each row measures a whole curve: `ys` against `xs`, keys of metrics, point by point, a curve per row.
+    """
+
     title: str
     xlabel: str
     ylabel: str
+    y: str = ""
+    xs: list[str] = field(default_factory=list)
+    ys: list[str] = field(default_factory=list)
     paper: str | None = None
     paper_xlabel: str = ""  # where the paper's axes are not ours
     paper_ylabel: str = ""
@@ -238,7 +243,11 @@ def load(path: str | Path) -> Spec:
         if not scale.seeds:
             raise ValueError(f"{path.name}: scales.{name}.seeds is empty: name at least one.")
     for i, panel in enumerate(spec.panels):
-        _known(panel.y, keys, f"panels[{i}].y", path.name)
+        if bool(panel.y) == bool(panel.ys) or len(panel.xs) != len(panel.ys):
+            raise ValueError(f"{path.name}: panels[{i}] names one y, or as many xs as ys.")
+        for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys)]:
+            for key in each:
+                _known(key, keys, f"panels[{i}].{word}", path.name)
     return spec
 
 
@@ -272,8 +281,15 @@ def _needed(overrides: dict[str, Any]) -> list[str]:
 
 
 def _filled_in(overrides: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
-    """The overrides with each `${needs.NAME}` replaced."""
-    put = lambda value: _NEED.sub(lambda m: words[m[1]], value) if isinstance(value, str) else value
+    """The overrides with each `${needs.NAME}` replaced, also inside lists and sections."""
+
+    def put(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: put(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [put(each) for each in value]
+        return _NEED.sub(lambda m: words[m[1]], value) if isinstance(value, str) else value
+
     return {key: put(value) for key, value in overrides.items()}
 
 
