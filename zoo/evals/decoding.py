@@ -29,7 +29,7 @@ class Decoding(L.Callback):
         draft: folder of a saved net that drafts `heads` - 1 tokens instead of the net's own heads.
         judge: folder of a saved net that scores the tree's paths instead of head 1: approximate by design.
         temperature: of typical and nucleus acceptance; 0 elsewhere.
-        prompts, prompt_tokens, tokens, batch: how many, how long, how much is added, rows at a time.
+        prompts, prompt_tokens, tokens, batch: how many, how long, how much is added, rows at a time; None is half the net's context.
         rounds: repetitions of each batch; 0 measures no times.
 
     Logs tokens_per_forward; accepted1 … (percent of forwards in which at least so many drafts were accepted); identical (percent
@@ -44,11 +44,11 @@ class Decoding(L.Callback):
         draft: str | None = None,
         judge: str | None = None,
         temperature: float = 0.0,
-        prompts: int = 64,
-        prompt_tokens: int = 128,
-        tokens: int = 128,
-        batch: int = 16,
-        rounds: int = 3,
+        prompts: int = 16,
+        prompt_tokens: int | None = None,
+        tokens: int | None = None,
+        batch: int = 1,
+        rounds: int = 2,
     ):
         if judge and not tree:
             raise ValueError("Decoding: a judge scores the paths of a tree: give `tree` too.")
@@ -62,16 +62,17 @@ class Decoding(L.Callback):
         if trainer.world_size > 1:
             raise ValueError("Decoding measures one process: test the saved net with --trainer.devices=1.")
         net, data = module.net, trainer.datamodule
-        if self.prompt_tokens + self.tokens > net.trunk.positions:
+        length, count = self.prompt_tokens or net.context // 2, self.tokens or net.context // 2
+        if length + count > net.trunk.positions:
             raise ValueError(
-                f"Decoding: {self.prompt_tokens} + {self.tokens} tokens are more than the net's {net.trunk.positions} positions: "
+                f"Decoding: {length} + {count} tokens are more than the net's {net.trunk.positions} positions: "
                 "make prompt_tokens or tokens smaller."
             )
-        prompts = self._prompts(data)
-        ours, plain = self._way(net), lambda rows: generate(net, rows, self.tokens)
+        prompts = self._prompts(data, length)
+        ours, plain = self._way(net, count), lambda rows: generate(net, rows, count)
         total, times, same = _Sum(), [0.0, 0.0], 0
         machine, own, began = *busy_seconds(), time.perf_counter()
-        generate(net, prompts[: self.batch], min(8, self.tokens))  # what is allocated or packed once is no decoding
+        generate(net, prompts[: self.batch], min(8, count))  # what is allocated or packed once is no decoding
         for first in range(0, len(prompts), self.batch):
             rows = prompts[first : first + self.batch]
             best, made = [math.inf, math.inf], [None, None]
@@ -92,15 +93,15 @@ class Decoding(L.Callback):
             module.log("test/decoded_per_second", total.emitted / times[1])
         module.log("test/tokens_per_forward", total.tokens_per_forward)
         module.log("test/identical", 100.0 * same / len(prompts))
-        for j, count in enumerate(total.accepted, 1):
-            module.log(f"test/accepted{j}", 100.0 * count / total.steps)
+        for j, often in enumerate(total.accepted, 1):
+            module.log(f"test/accepted{j}", 100.0 * often / total.steps)
 
-    def _prompts(self, data) -> list[list[int]]:
+    def _prompts(self, data, length: int) -> list[list[int]]:
         store, count = data.stores["test"], data.windows("test")
         chosen = spread(torch.arange(min(self.prompts, count)).numpy(), count, min(self.prompts, count))
-        return store.windows(chosen * data.context, self.prompt_tokens).tolist()
+        return store.windows(chosen * data.context, length).tolist()
 
-    def _way(self, net) -> Callable[[list[list[int]]], Generation]:
+    def _way(self, net, count: int) -> Callable[[list[list[int]]], Generation]:
         """Prompts -> what this callback's way of decoding makes of them."""
         from zoo.pretrained import from_pretrained
 
@@ -108,9 +109,9 @@ class Decoding(L.Callback):
         heads = self.heads or getattr(net, "n", 1)
         if self.draft:
             other = from_pretrained(self.draft).to(device)
-            return lambda rows: generate(net, rows, self.tokens, heads=heads, draft=other)
+            return lambda rows: generate(net, rows, count, heads=heads, draft=other)
         if not self.tree:
-            return lambda rows: generate(net, rows, self.tokens, heads=heads)
+            return lambda rows: generate(net, rows, count, heads=heads)
         from zoo.medusa import medusa, scored_by
         from zoo.tree import Tree
 
@@ -118,26 +119,24 @@ class Decoding(L.Callback):
         draws = torch.Generator(device).manual_seed(0)
         if self.judge:
             other = from_pretrained(self.judge).to(device)
-            return lambda rows: scored_by(net, other, rows, self.tokens, tree=tree)
-        return lambda rows: medusa(net, rows, self.tokens, sampling, tree=tree, accept=self.accept, generator=draws)
+            return lambda rows: scored_by(net, other, rows, count, tree=tree)
+        return lambda rows: medusa(net, rows, count, sampling, tree=tree, accept=self.accept, generator=draws)
 
 
 class _Sum:
     """What several generations add up to."""
 
     def __init__(self) -> None:
-        self.steps, self.gained, self.emitted, self.accepted = 0, 0.0, 0, []
+        self.steps, self.emitted, self.accepted = 0, 0, []
 
     def add(self, made: Generation) -> None:
-        steps = sum(made.steps)
-        self.steps += steps
-        self.gained += made.tokens_per_forward * steps
+        self.steps += sum(made.steps)
         self.emitted += sum(map(len, made.tokens))
         self.accepted = [a + b for a, b in zip(self.accepted or [0] * len(made.accepted), made.accepted)]
 
     @property
     def tokens_per_forward(self) -> float:
-        return self.gained / self.steps if self.steps else 1.0
+        return 1 + sum(self.accepted) / self.steps
 
 
 def _now(device: torch.device) -> float:
