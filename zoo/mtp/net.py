@@ -167,7 +167,8 @@ class MTP(nn.Module):
     def states(
         self, tokens: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None, heads: int = 1
     ) -> Tensor:
-        """What the unembedding sees of the first `heads` heads at the new tokens (B, t), which the cache then holds: (B, t, heads, D).
+        """What the first `heads` heads make of each of the new tokens (B, t), which the cache then holds: (B, t, heads, D),
+        normed.
 
         positions (t,) or (B, t), default the next free ones; mask (t, t) or (B, t, t) bool among the new tokens, default causal.
         Every transformer head has its own cache: heads that sat out a step cannot come back later. Of anticausal heads all run
