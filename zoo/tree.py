@@ -18,7 +18,8 @@ class Tree(NamedTuple):
 
     paths: m node paths. parents (m,) int64: index of each node's parent, the root's is 0. depths (m,) int64: places after the
     root. ranks (m,) int64: last entry of each path, the root's is 0. mask (m, m) bool: True where column is row or an
-    ancestor of it, what a node may look at beside the text before the root.
+    ancestor of it, what a node may look at beside the text before the root. routes (m, depth + 1) int64: the nodes from the root
+    to each, and 0 for the rest of the row.
     """
 
     paths: tuple[tuple[int, ...], ...]
@@ -26,6 +27,7 @@ class Tree(NamedTuple):
     depths: Tensor
     ranks: Tensor
     mask: Tensor
+    routes: Tensor
 
     @classmethod
     def sparse(cls, paths: Iterable[Sequence[int]]) -> "Tree":
@@ -38,14 +40,18 @@ class Tree(NamedTuple):
         nodes = sorted(closed, key=lambda path: (len(path), path))
         index = {path: i for i, path in enumerate(nodes)}
         mask = torch.zeros(len(nodes), len(nodes), dtype=torch.bool)
+        routes = torch.zeros(len(nodes), len(nodes[-1]) + 1, dtype=torch.int64)
         for i, path in enumerate(nodes):
-            mask[i, [index[path[:end]] for end in range(len(path) + 1)]] = True
+            route = [index[path[:end]] for end in range(len(path) + 1)]
+            mask[i, route] = True
+            routes[i, : len(route)] = torch.tensor(route)
         return cls(
             tuple(nodes),
             torch.tensor([index[path[:-1]] for path in nodes]),
             torch.tensor([len(path) for path in nodes]),
             torch.tensor([path[-1] if path else 0 for path in nodes]),
             mask,
+            routes,
         )
 
     @classmethod
@@ -94,12 +100,31 @@ class Tree(NamedTuple):
         """The nodes at most `depth` places after the root."""
         if depth >= self.depth:
             return self
-        count = sum(len(path) <= max(depth, 0) for path in self.paths)
-        return Tree(self.paths[:count], self.parents[:count], self.depths[:count], self.ranks[:count], self.mask[:count, :count])
+        depth = max(depth, 0)
+        count = sum(len(path) <= depth for path in self.paths)
+        vectors = (x[:count] for x in (self.parents, self.depths, self.ranks))
+        return Tree(self.paths[:count], *vectors, self.mask[:count, :count], self.routes[:count, : depth + 1])
 
     def to(self, device: torch.device | str) -> "Tree":
         """The same tree with its tensors on `device`."""
         return Tree(self.paths, *(x.to(device) for x in self[1:]))
+
+    def tokens(self, root: Tensor, candidates: Tensor) -> Tensor:
+        """The nodes' tokens (B, m): the root's (B,), and candidates (B, n - 1, R) of heads 2..n, best first, for the others."""
+        width = candidates.shape[2] if self.depth else 0
+        drafts = candidates.flatten(1)[:, (self.depths[1:] - 1) * width + self.ranks[1:]]
+        return torch.cat((root[:, None], drafts), dim=1)
+
+    def longest(self, accepted: Tensor, likelihood: Tensor) -> Tensor:
+        """The end (B,) int64 of each row's longest path whose drafts are all accepted; the root needs no acceptance.
+
+        accepted (B, m) bool per node. likelihood (B, m): log-probability of each node after its parent; of paths that are
+        equally long the one with the largest sum is taken, of these the first.
+        """
+        whole = (accepted[:, None] | ~self.mask | (self.depths == 0)).all(2)  # (B, m): the node and its ancestors
+        lengths = self.depths.masked_fill(~whole, -1)
+        sums = likelihood.masked_fill(~accepted, 0.0) @ self.mask.T.to(likelihood.dtype)  # not -inf: 0 * -inf would be nan
+        return sums.masked_fill(lengths < lengths.amax(1, keepdim=True), -torch.inf).argmax(1)
 
     def fits(self, net: nn.Module) -> None:
         """Raise ValueError when `net` has too few heads or tokens for this tree."""

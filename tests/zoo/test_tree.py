@@ -26,6 +26,8 @@ def test_paths_are_closed_under_beginnings_and_the_mask_is_the_ancestors():
     assert tree.ranks.tolist() == [0, 0, 1, 0, 1, 2]
     for i, path in enumerate(tree.paths):
         assert {tree.paths[j] for j in tree.mask[i].nonzero()[:, 0]} == {path[:end] for end in range(len(path) + 1)}
+        assert [tree.paths[j] for j in tree.routes[i, : len(path) + 1]] == [path[:end] for end in range(len(path) + 1)]
+        assert not tree.routes[i, len(path) + 1 :].any()
     assert Tree.sparse([]).paths == ((),) and Tree.sparse([]).depth == 0
 
 
@@ -103,3 +105,31 @@ def test_every_nodes_logits_are_those_of_its_path_alone(flavour):
         path = nodes[row, tree.mask[node]]  # in order of depth, since the nodes are
         alone = model.next(torch.cat((text[row, : lengths[row]], path))[None], model.cache(1), heads=4)[0, -1]
         torch.testing.assert_close(out[row, node], alone, atol=1e-11, rtol=0)
+
+
+def test_nodes_take_their_tokens_from_their_heads_and_ranks():
+    tree = Tree.sparse([(1, 0, 2), (0,), (1, 1)])
+    root, candidates = torch.randint(0, V, (3,)), torch.randint(0, V, (3, 3, 4))
+    tokens = tree.tokens(root, candidates)
+    for row, (i, path) in itertools.product(range(3), enumerate(tree.paths)):
+        assert tokens[row, i] == (candidates[row, len(path) - 1, path[-1]] if path else root[row])
+    assert tree.cut(0).tokens(root, candidates[:, :0]).tolist() == root[:, None].tolist()
+
+
+def test_the_longest_accepted_path_wins_and_ties_go_to_the_likelier():
+    tree = Tree.default(4, 20)
+    generator = torch.Generator().manual_seed(3)
+    accepted = torch.rand(200, 20, generator=generator) < 0.6
+    likelihood = torch.rand(200, 20, generator=generator).log().masked_fill(~accepted, -torch.inf)
+    likelihood[0, 1:], accepted[0, 1:] = -torch.inf, False
+    found, ties = tree.longest(accepted, likelihood), 0
+    for row in range(200):
+        whole = []
+        for i, path in enumerate(tree.paths):
+            nodes = [tree.paths.index(path[:end]) for end in range(1, len(path) + 1)]
+            if all(accepted[row, node] for node in nodes):
+                own = sum(likelihood[row, node].item() for node in nodes) + (likelihood[row, 0].item() if accepted[row, 0] else 0)
+                whole.append((len(path), own, i))
+        assert found[row] == max(whole)[2]
+        ties += sum(length == max(whole)[0] for length, _, _ in whole) > 1
+    assert ties > 50 and found[0] == 0
