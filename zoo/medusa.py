@@ -46,7 +46,7 @@ def medusa(
         raise ValueError(f"accept is 'greedy', 'typical' or 'nucleus', not {accept!r}.")
     if accept == "greedy" and not sampling.greedy:
         raise ValueError(
-            f"accept='greedy' is for temperature 0, not {sampling.temperature}: take 'nucleus', which samples exactly, or 'typical'."
+            f"accept='greedy' is for temperature 0, not {sampling.temperature}: take 'nucleus', which is exact, or 'typical'."
         )
     chosen = (eps, delta) if accept == "typical" else None
     return _Decoding(net, None, tree, sampling, chosen, limit, stop, until, stream, generator).run(prompts)

@@ -136,7 +136,10 @@ class Tree(NamedTuple):
             )
         widest = int(self.ranks.max()) + 1
         if widest > net.vocab:
-            raise ValueError(f"A draft tree that tries {widest} tokens in one place does not fit a vocabulary of {net.vocab}.")
+            raise ValueError(
+                f"A draft tree that tries {widest} tokens in one place does not fit a vocabulary of {net.vocab}: "
+                f"keep its ranks below {net.vocab}, with fewer nodes for instance."
+            )
 
 
 @torch.inference_mode()
