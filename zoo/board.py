@@ -74,8 +74,7 @@ class Board(L.Callback):
 
 def generate_ids(net: nn.Module, prompt: list[int], count: int) -> list[int]:
     """Greedy continuation of one prompt, prompt included."""
-    device = next(net.parameters()).device
-    return generate(net, torch.tensor([prompt], device=device), count, temperature=0.0)[0].tolist()
+    return prompt + generate(net, [prompt], count).tokens[0]
 
 
 class Lines(ProgressBar):

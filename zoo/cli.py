@@ -1,6 +1,5 @@
 """The command line: `zoo fit|validate|test` are LightningCLI's, `zoo prepare|generate` are ours."""
 
-import argparse
 import difflib
 import errno
 import inspect
@@ -21,7 +20,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-import zoo.shard  # noqa: F401  (registers the strategy fsdp2)
+import zoo.generate
+import zoo.shard  # (registers the strategy fsdp2)
 from zoo.board import BesideIO, Board, Export, Last, progress
 from zoo.meter import Meter
 
@@ -209,32 +209,7 @@ _last_args: list[str] = []
 
 
 # -- our own verbs -------------------------------------------------------------------------------------------------
-def generate_main(args: list[str]) -> None:
-    """`zoo generate FOLDER --prompt …`: continue a prompt with a saved net."""
-    parser = argparse.ArgumentParser("zoo generate", description="Continue a prompt with a net saved by save_pretrained.")
-    parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
-    parser.add_argument("--prompt", default="def ", help="text to continue")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens to add")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token")
-    parser.add_argument("--top_k", type=int, default=None, help="sample among the k most likely")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(args)
-
-    from zoo.data.tokenizer import load_tokenizer
-    from zoo.generate import generate
-    from zoo.pretrained import from_pretrained
-
-    net = from_pretrained(given.folder)
-    tokenizer = load_tokenizer(str(Path(given.folder) / "tokenizer"))
-    prompt = torch.tensor([tokenizer.encode(given.prompt) or [tokenizer.eos]])
-    random = torch.Generator().manual_seed(given.seed)
-    tokens = generate(net, prompt, given.tokens, given.temperature, given.top_k, random)[0].tolist()
-    if tokenizer.eos in tokens[prompt.shape[1] :]:
-        tokens = tokens[: tokens.index(tokenizer.eos, prompt.shape[1])]
-    print(tokenizer.decode(tokens))
-
-
-VERBS = {"generate": generate_main}
+VERBS = {"generate": zoo.generate.main}
 USAGE = """usage: zoo VERB …
   fit | validate | test             LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value
   prepare                           build the token store of a recipe (fit does it too, when it is missing)

@@ -1,49 +1,91 @@
+"""Decoding against the plainest way to do it: score the whole window for every token."""
+
 import pytest
 import torch
 
-from zoo.generate import generate
+from zoo.generate import generate, window_start
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
+from zoo.sampling import Sampling
+
+torch.set_num_threads(1)
+V, W = 11, 12
 
 
 @pytest.fixture(params=["next-token", "mtp"])
 def net(request):
     torch.manual_seed(0)
     sizes = {"dim": 16, "layers": 4, "heads": 2}
-    return NextToken(11, 12, **sizes) if request.param == "next-token" else MTP(11, 12, n=2, **sizes)
+    return NextToken(V, W, **sizes) if request.param == "next-token" else MTP(V, W, n=2, **sizes)
 
 
-def greedy(net, tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Without a cache: score the whole text for every token."""
+def greedy(net, prompt: list[int], count: int) -> list[int]:
+    """Without a cache, one row: score the whole window for every token."""
+    text = list(prompt)
     for _ in range(count):
-        logits = net.next(tokens, net.cache(len(tokens), 12))
-        tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], 1)
-    return tokens
+        seen = torch.tensor([text[window_start(len(text), W) :]])
+        text.append(int(net.next(seen, net.cache(1, W))[0, -1].argmax()))
+    return text[len(prompt) :]
 
 
-def test_greedy_equals_the_uncached_argmax(net):
-    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    assert torch.equal(generate(net, prompt, 8, temperature=0.0), greedy(net, prompt, 8))
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [5], [3, 3, 1, 4]]
+
+
+def test_greedy_equals_the_uncached_argmax_row_by_row(net):
+    assert generate(net, PROMPTS, 5).tokens == [greedy(net, p, 5) for p in PROMPTS]
+    assert generate(net, torch.tensor([[1, 2], [3, 4]]), 5).tokens == [greedy(net, p, 5) for p in ([1, 2], [3, 4])]
 
 
 def test_text_longer_than_the_context_goes_on(net):
-    out = generate(net, torch.arange(20)[None] % 11, 30, temperature=0.0)
-    assert out.shape == (1, 50) and torch.equal(out[:, :20], torch.arange(20)[None] % 11)
+    prompts = [*PROMPTS, [i % V for i in range(20)], [i % V for i in range(12)]]
+    assert generate(net, prompts, 40).tokens == [greedy(net, p, 40) for p in prompts]
+
+
+def test_a_window_holds_what_fits_and_moves_by_length_alone():
+    starts = [window_start(length, 8) for length in range(1, 24)]
+    assert starts[:8] == [0] * 8 and starts == sorted(starts)
+    held = [length - start for length, start in zip(range(1, 24), starts)]
+    assert max(held) == 8 and min(held[8:]) == 4
+    assert [window_start(length, 1) for length in (1, 2, 3)] == [0, 1, 2]
+
+
+def test_stop_tokens_until_and_the_limit_end_a_row(net):
+    plain = [greedy(net, p, 8) for p in PROMPTS]
+    stop = plain[0][3]
+
+    def cut(tokens):
+        return tokens[: tokens.index(stop)] if stop in tokens else tokens
+
+    out = generate(net, PROMPTS, 8, stop={stop})
+    assert out.tokens == [cut(tokens) for tokens in plain]
+    assert out.stopped == [stop in tokens for tokens in plain]
+    assert out.steps == [min(len(tokens), 7) for tokens in map(cut, plain)]
+    assert out.forwards == max(out.steps) and out.tokens_per_forward == 1
+    out = generate(net, PROMPTS, 8, until=lambda new: len(new) == 3)
+    assert out.tokens == [tokens[:3] for tokens in plain] and all(out.stopped)
+    out = generate(net, PROMPTS, 1)
+    assert out.tokens == [tokens[:1] for tokens in plain] and not any(out.stopped) and out.forwards == 0
+    assert generate(net, PROMPTS, 0).tokens == [[]] * 4 and generate(net, [], 3).tokens == []
+
+
+def test_a_stream_adds_up_to_the_result(net):
+    seen = [[] for _ in PROMPTS]
+    out = generate(net, PROMPTS, 8, stream=lambda row, new: seen[row].extend(new), stop={3})
+    assert seen == out.tokens
 
 
 def test_top_1_is_greedy_and_seeds_repeat(net):
-    prompt = torch.tensor([[1, 2]])
-    assert torch.equal(generate(net, prompt, 6, 1.0, top_k=1), generate(net, prompt, 6, 0.0))
-    runs = [generate(net, prompt, 9, 1.0, generator=torch.Generator().manual_seed(s)).tolist() for s in (3, 3, 4)]
+    assert generate(net, PROMPTS, 6, Sampling(1.0, top_k=1)).tokens == generate(net, PROMPTS, 6).tokens
+    runs = [generate(net, PROMPTS, 9, Sampling(1.0), generator=torch.Generator().manual_seed(s)).tokens for s in (3, 3, 4)]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_training_mode_is_left_as_found(net):
     net.train()
-    generate(net, torch.tensor([[1]]), 1)
+    generate(net, [[1]], 1)
     assert net.training
 
 
 def test_empty_prompt_is_one_sentence(net):
     with pytest.raises(ValueError, match="at least one token"):
-        generate(net, torch.zeros(1, 0, dtype=torch.long), 1)
+        generate(net, [[1], []], 1)

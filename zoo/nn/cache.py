@@ -88,6 +88,27 @@ class Cache:
             )
         self.lengths, self.shortest, self.longest = kept, low, high
 
+    def select(self, rows: list[int]) -> None:
+        """Keep only these rows, given in rising order; what they hold moves to the front, in place."""
+        index = torch.tensor(rows, device=self.lengths.device, dtype=torch.int64)
+        for store in (self.keys, self.values):
+            for layer in store:  # one at a time: the right side is a copy
+                layer[: len(rows), : self.longest] = layer[index, : self.longest]
+        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
+        self._set(self.lengths[index])
+
+    def put(self, rows: list[int], other: "Cache") -> None:
+        """Replace what these rows hold by what the rows of `other` hold, which must fit."""
+        index, held = torch.tensor(rows, device=self.lengths.device, dtype=torch.int64), other.longest
+        self.keys[:, index, :held] = other.keys[:, :, :held]
+        self.values[:, index, :held] = other.values[:, :, :held]
+        self._complete = list(map(min, self._complete, other._complete))
+        self._set(self.lengths.index_copy(0, index, other.lengths))
+
+    def _set(self, lengths: Tensor) -> None:
+        self.lengths = lengths
+        self.shortest, self.longest = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
+
     def keep(self, base: Tensor, nodes: Tensor) -> None:
         """Keep only the path `nodes` (B, m) of a draft tree whose first node sits in slot `base` (B,) of each row, in path order.
 
