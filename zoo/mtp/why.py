@@ -75,12 +75,27 @@ def hinging(world: World, n: int, transition: int) -> list[tuple[int, int]]:
     I(x_{t+i}; x_transition | x_{<=t}) > 0. For a choice whose consequences cannot be told before it these are n(n+1)/2 terms,
     for one without consequences n (sec. 5.1, App. L.3, Fig. 9 and S17).
     """
-    return [place for place, nats in _gains(world, n, transition).items() if nats > SURE]
+    return [place for place, nats in hinging_gains(world, n, transition).items() if nats > SURE]
 
 
 def emphasis(world: World, n: int, transition: int) -> float:
     """Nats of the n-token loss that hinge on a transition: the sum over all terms of I(x_{t+i}; x_transition | x_{<=t})."""
-    return sum(_gains(world, n, transition).values())
+    return sum(hinging_gains(world, n, transition).values())
+
+
+def hinging_gains(world: World, n: int, transition: int) -> dict[tuple[int, int], float]:
+    """By how many nats seeing a transition makes each term (t, i) cheaper that is to be predicted from before it.
+
+    Raises ValueError for a transition so near an end of the text that terms are missing.
+    """
+    if not n <= transition <= world.length - n:
+        raise ValueError(f"Transition {transition} lies within {n} tokens of an end of the text, where terms are missing.")
+    found = {}
+    for t, i in _places(world, n):
+        if t < transition <= t + i:
+            seen = range(t + 1)
+            found[t, i] = uncertainty(world, [t + i], seen) - uncertainty(world, [t + i], [*seen, transition])
+    return found
 
 
 def choice(world: World, values: Tensor, prefix: Sequence[int]) -> float:
@@ -106,18 +121,6 @@ def choice(world: World, values: Tensor, prefix: Sequence[int]) -> float:
 
 def _places(world: World, n: int) -> list[tuple[int, int]]:
     return [(t, i) for t in range(world.length) for i in range(1, n + 1) if t + i < world.length]
-
-
-def _gains(world: World, n: int, transition: int) -> dict[tuple[int, int], float]:
-    """By how many nats seeing the transition makes each term cheaper, of the terms that have not seen it."""
-    if not n <= transition <= world.length - n:
-        raise ValueError(f"Transition {transition} lies within {n} tokens of an end of the text, where terms are missing.")
-    found = {}
-    for t, i in _places(world, n):
-        if t < transition <= t + i:
-            seen = range(t + 1)
-            found[t, i] = uncertainty(world, [t + i], seen) - uncertainty(world, [t + i], [*seen, transition])
-    return found
 
 
 def _marginal(world: World, places: Sequence[int]) -> Tensor:
@@ -164,7 +167,7 @@ def two_tokens(p: Tensor) -> Parts:
 
 
 def relative_parts(p: Tensor, q: Tensor) -> Parts:
-    """H(p_{X|Y}, q_{X|Y}), I_{p||q}(X;Y), H(p_{Y|X}, q_{Y|X}) of data p (X, Y) and a model's joint q (X, Y), each by its definition.
+    """H(p_{X|Y}, q_{X|Y}), I_{p||q}(X;Y), H(p_{Y|X}, q_{Y|X}) of data p (X, Y) and a model's joint q (X, Y), by definition.
 
     I_{p||q} = D(p || q_X x q_Y) - D(p || q); it may be negative, and is I_p where q = p. (An MTP net gives q_X and q_Y alone: its
     joint is a thought.)
