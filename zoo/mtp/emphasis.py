@@ -34,7 +34,7 @@ class Emphasis(L.Callback):
 
 
 def weigh(net: nn.Module, ways: int = 2, consequential: bool = True) -> dict[tuple[int, int], float]:
-    """The terms (t, i) of the net's loss, x_{t+i} predicted from x_{<=t}, that hinge on one uncertain transition; nats of each."""
+    """The terms (t, i) of the net's loss, x_{t+i} given x_{<=t}, that hinge on one uncertain transition, and the nats of each."""
     n = getattr(net, "n", 1)
     world = fork(2 * n + 2, n, ways, consequential)
     held = loss_terms(net, world.length)
