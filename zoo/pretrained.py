@@ -46,6 +46,34 @@ def from_pretrained(folder: str | Path) -> nn.Module:
     return _fill(cls, config["config"], weights, folder)
 
 
+class Saved(nn.Module):
+    """A net that is there already, where a recipe makes one: `net: {class_path: zoo.pretrained.Saved, init_args: {folder: …}}`.
+
+    With `trainer.max_steps: 0` it is tested as it is; else training goes on from its weights. What is made is the net itself, of
+    its own class, as `from_pretrained` gives it: a recipe's `net` has to name a Module, so this is one by name.
+
+    Args:
+        vocab, context: of the data that it is to read.
+        folder: what `save_pretrained` wrote.
+
+    Raises FileNotFoundError or ValueError, in a sentence, where the folder holds no net, or none for these data.
+    """
+
+    def __new__(cls, vocab: int, context: int, folder: str) -> nn.Module:
+        net = from_pretrained(folder)
+        if net.vocab != vocab:
+            raise ValueError(
+                f"The net in {folder} has {net.vocab} token ids and the data {vocab}: give the data the tokenizer that it was "
+                "trained with, which lies beside it."
+            )
+        net.trunk.fits(context)
+        # Like a net that was just made: in training, and where `with torch.device(…)` wants it (on "meta", where nets are counted).
+        return net.train().to(torch.empty(0).device)
+
+    def __init__(self, vocab: int, context: int, folder: str):  # for the command line, which reads the arguments here
+        raise AssertionError("__new__ gives a net of another class, so this never runs.")
+
+
 def to_transformers(net: nn.Module, folder: str | Path) -> None:
     """Write what transformers' GPT2LMHeadModel or LlamaForCausalLM loads with equal logits.
 
