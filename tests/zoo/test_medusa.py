@@ -374,5 +374,7 @@ def test_a_net_in_training_stays_in_training():
     scored_by(model, judge, PROMPTS, 3, tree=Tree.default(2, 4))
     assert model.training and judge.training
     with pytest.raises(RuntimeError, match="stop here"):
-        medusa(model, PROMPTS, 3, tree=Tree.default(2, 4), stream=lambda row, new: (_ for _ in ()).throw(RuntimeError("stop here")))
+        medusa(
+            model, PROMPTS, 3, tree=Tree.default(2, 4), stream=lambda row, new: (_ for _ in ()).throw(RuntimeError("stop here"))
+        )
     assert model.training
