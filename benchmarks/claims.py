@@ -96,7 +96,8 @@ def _comparison(results: Results, claim: Claim, part: Part) -> str:
         text = f"{rows[0]}: {which} less {other.label} is {size}, {seeds}{margin}."
     elif claim.kind == "rising":
         before = claim.metrics[claim.metrics.index(part.metric) - 1]
-        text = f"{rows[0]}: {part.metric} is {'better' if sign > 0 else 'worse'} than {before} by {size} ({metric.label}), {seeds}{margin}."
+        word = "better" if sign > 0 else "worse"
+        text = f"{rows[0]}: {part.metric} is {word} than {before} by {size} ({metric.label}), {seeds}{margin}."
     elif found.low == found.high == 0:
         text = f"{rows[0]} and {rows[1]} are equal ({which}), {seeds}{margin}."
     else:

@@ -173,7 +173,7 @@ class Meter(L.Callback):
             "epochs": trainer.datamodule.epochs_seen((batch_idx + 1) * self.tokens * trainer.world_size),
             "seconds": self.seconds,
             "tokens_per_second": rate,
-            "step_seconds": each * self.seconds / max(self.micro_steps, 1) if cuda or not self.times else median(self.times),
+            "step_seconds": median(self.times) if self.times and not cuda else each * self.seconds / max(self.micro_steps, 1),
             "flops": self.flops * (batch_idx + 1) * trainer.world_size,
             "peak_memory_mib": peak_memory_mib(module.device),
             "crowd": None if math.isnan(machine) else max(0.0, machine - own) / (time.perf_counter() - self.began),

@@ -87,7 +87,7 @@ def test_agrees_compares_two_metrics_of_each_row_whatever_their_direction(margin
 
 def test_rising_compares_each_metric_with_the_one_before_it():
     cells = {("r", key): {0: value, 1: value + 0.1, 2: value + 0.2} for key, value in (("m", 1.0), ("n", 2.0), ("o", 3.0))}
-    rising = dict(kind="rising", rows=["r"])
+    rising = {"kind": "rising", "rows": ["r"]}
     assert judged(cells, "higher", **rising, metrics=["m", "n", "o"]).word == HOLDS
     assert judged(cells, "higher", **rising, metrics=["m", "o", "n"]).word == REVERSED
     assert judged(cells, "lower", **rising, metrics=["m", "n", "o"]).word == REVERSED

@@ -16,7 +16,7 @@ from zoo.sampling import Sampling
 
 
 class Decoding(L.Callback):
-    """At test: continues held-out prompts with k heads, for each k, and logs what that gains over plain cached decoding.
+    """At test: continues held-out prompts with k heads, for each k, and logs the gain over plain cached decoding.
 
     Prompts are the first tokens of windows spread evenly over the test split; every continuation has `tokens` tokens (no stop
     token), as in Table S2. All ways are run in turn, batch by batch, and the fastest of `rounds` counts.

@@ -54,7 +54,7 @@ def test_counts_are_those_of_generate(net):
 def test_trees_draft_nets_and_judges(net, tmp_path):
     torch.manual_seed(1)
     save_pretrained(NextToken(17, 32, dim=8, layers=1, heads=1, hidden=16), tmp_path)
-    few = dict(heads=[3], prompts=2, rounds=1)
+    few = {"heads": [3], "prompts": 2, "rounds": 1}
     assert logged_by(Decoding(tree=6, **few), net)["test/identical@3"] == 100.0
     assert logged_by(Decoding(draft=str(tmp_path), **few), net)["test/identical@3"] == 100.0
     assert 0 <= logged_by(Decoding(tree=6, judge=str(tmp_path), **few), net)["test/identical@3"] <= 100.0
