@@ -173,7 +173,7 @@ class Meter(L.Callback):
             "epochs": trainer.datamodule.epochs_seen((batch_idx + 1) * self.tokens * trainer.world_size),
             "seconds": self.seconds,
             "tokens_per_second": rate,
-            "step_seconds": median(self.times) if self.times and not cuda else each * self.seconds / max(self.micro_steps, 1),
+            "step_seconds": self.step_seconds(each, cuda),
             "flops": self.flops * (batch_idx + 1) * trainer.world_size,
             "peak_memory_mib": peak_memory_mib(module.device),
             "crowd": None if math.isnan(machine) else max(0.0, machine - own) / (time.perf_counter() - self.began),
@@ -184,6 +184,10 @@ class Meter(L.Callback):
             module.log("speed/tokens_per_second", rate)
             module.log("speed/flop_per_second", rate / self.tokens * self.flops)
             module.log("speed/peak_memory_mib", module.measured["peak_memory_mib"])
+
+    def step_seconds(self, each: int, mean: bool) -> float:
+        """Of an optimizer step of `each` micro-steps: the median, or the mean where clocks are read at log steps only."""
+        return median(self.times) if self.times and not mean else each * self.seconds / max(self.micro_steps, 1)
 
     def on_train_end(self, trainer, module) -> None:
         if self.peak:  # a run of two optimizer steps ends inside the profile
