@@ -53,7 +53,7 @@ def score(net: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], batch: i
             raise ValueError("A context and a continuation have at least one token each: begin with the end token.")
         if len(context) + len(continuation) - 1 > net.context:
             raise ValueError(
-                f"{len(context) + len(continuation)} tokens do not fit into the net's context of {net.context}: cut them with fit."
+                f"{len(context)} + {len(continuation)} tokens do not fit into the net's context of {net.context}: cut with fit."
             )
     was_training = net.training
     net.eval()
