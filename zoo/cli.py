@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import zoo.evals.evaluate
 import zoo.generate
 import zoo.shard  # (registers the strategy fsdp2)
 from zoo.board import BesideIO, Board, Export, Last, progress
@@ -209,11 +210,12 @@ _last_args: list[str] = []
 
 
 # -- our own verbs -------------------------------------------------------------------------------------------------
-VERBS = {"generate": zoo.generate.main}
+VERBS = {"generate": zoo.generate.main, "evaluate": zoo.evals.evaluate.main}
 USAGE = """usage: zoo VERB …
   fit | validate | test             LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value
   prepare                           build the token store of a recipe (fit does it too, when it is missing)
   generate FOLDER                   continue a prompt with a saved net
+  evaluate FOLDER --tasks a,b       measure a saved net on lm-eval's tasks, from local files (--files) or the hub
 `zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run."""
 
 

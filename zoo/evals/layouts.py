@@ -86,7 +86,9 @@ LAYOUTS = (
         ),
     ),
     Layout("nq_open", "nq_open", ("nq_open",), (Form(("question", "answer")),)),
-    Layout("triviaqa", "triviaqa", ("triviaqa",), (Form(("context", "answer", "aliases"), _trivia), Form(("question", "answer")))),
+    Layout(
+        "triviaqa", "triviaqa", ("triviaqa",), (Form(("context", "answer", "aliases"), _trivia), Form(("question", "answer")))
+    ),
     Layout("gsm8k", "gsm8k", ("gsm8k",), (Form(("question", "answer")),)),
     Layout("wikitext", "wikitext", ("wikitext",), (Form(("page",)),)),
 )

@@ -54,6 +54,8 @@ def load_tasks(names: Sequence[str], files: Sequence[str] = (), shots: int | Non
             made = _from_hub(name, manager)
         for task in made.found["tasks"].values():
             _set_shots(task, shots)
+        if not any(task.get_config("num_fewshot") for task in made.found["tasks"].values()):
+            made.source.pop("shots_from", None)
         loaded.append(made)
     return loaded
 
@@ -86,7 +88,12 @@ def _from_files(name: str, given: Sequence[str]) -> Loaded:
             examples = candidate if candidate.settings == documents.settings else None
     task = {"task": layout.task, **_settings(documents, examples)}
     loaded = manager.load([{"group": "files", "task": [task]}])
-    source = {"file": documents.file.name, "sha256": documents.digest, "split": split or "unnamed", "documents": len(documents.docs)}
+    source = {
+        "file": documents.file.name,
+        "sha256": documents.digest,
+        "split": split or "unnamed",
+        "documents": len(documents.docs),
+    }
     if layout.task == "wikitext" and any("<unk>" in doc["page"] for doc in documents.docs):
         source["note"] = "words are replaced by <unk>: not comparable with numbers on the raw text"
     source["shots_from"] = examples.file.name if examples else documents.file.name
@@ -182,8 +189,8 @@ def _leaves(entry, index: dict) -> list:
 def _refuse_code(name: str, config: dict) -> None:
     if config.get("unsafe_code"):
         raise ValueError(
-            f"{name} runs the code that a net writes, which lm-eval does unguarded (with a metric fetched from the hub): use this "
-            "project's own code evaluation, zoo.evals.code, which runs it in a sandbox."
+            f"{name} runs the code that a net writes, which lm-eval does unguarded, with a metric fetched from the hub: use "
+            "this project's own code evaluation, zoo.evals.code, which runs it in a sandbox."
         )
 
 

@@ -69,7 +69,12 @@ def ids(seed: int, count: int, vocab: int = 40) -> list[int]:
 def test_scores_do_not_depend_on_what_is_read_together(net, batch):
     groups = [(ids(i, 1 + 3 * i), [ids(50 * i + j, 1 + (2 * j + i) % 4) for j in range(i)]) for i in range(7)]
     pairs = [(context, c) for context, continuations in groups for c in continuations]
-    pairs += [(ids(70, CONTEXT - 1), ids(71, 1)), (ids(70, CONTEXT - 1), ids(72, 2)), (ids(73, 2), ids(74, 9)), (ids(73, 2), ids(75, CONTEXT - 1))]
+    pairs += [
+        (ids(70, CONTEXT - 1), ids(71, 1)),
+        (ids(70, CONTEXT - 1), ids(72, 2)),
+        (ids(73, 2), ids(74, 9)),
+        (ids(73, 2), ids(75, CONTEXT - 1)),
+    ]
     random.Random(batch).shuffle(pairs)
     for context, continuation in pairs[::5]:  # of some, the net itself would write the beginning
         continuation[0] = net.next(torch.tensor([context]), net.cache(1))[0, -1].argmax().item()
