@@ -145,9 +145,13 @@ def _epochs(spec: Spec, scale: str, runs: list[Run], stores: dict[str, Store]) -
 
     epochs = {}
     print(f"\n{'row':24}{'trains on, tokens':>20}{'carried, tokens':>20}{'passes':>10}")
-    for run in {run.row: run for run in runs}.values():
+    for run in {run.row: run for run in _with_needs(runs, {})}.values():
         config = run.config()
+        if identity(config["data"]) not in stores:
+            continue  # a need that comes along trained
         module, store, trainer = datamodule(config["data"]), stores[identity(config["data"])], config["trainer"]
+        if trainer.get("max_steps", -1) == 0:
+            continue  # it measures a saved net
         if trainer.get("max_steps", -1) < 1:
             raise ValueError(f"{run.row}: a bundle counts trainer.max_steps, which the row does not set: set it.")
         windows = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1) * module.batch * spec.scales[scale].devices

@@ -54,7 +54,7 @@ def gaps(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
     seen: set[tuple] = set()
     for number, claim in enumerate(spec.claims, 1):
         pairs = [(b, a) for a, b in pairwise(claim.rows)] if claim.kind == "monotone" else [tuple(claim.rows[:2])]
-        for key in claim.metrics if claim.kind != "agrees" else ():
+        for key in claim.metrics if len(claim.rows) > 1 and claim.kind not in ("agrees", "rising") else ():
             new = [pair for pair in pairs if (*pair, key) not in seen]
             lines = [line for a, b in new if (line := _gap(results, a, b, key))]
             seen |= {(*pair, key) for pair in new}
@@ -97,6 +97,9 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
     names = list(dict.fromkeys(row.line for row in rows.values()))
     drawn: list[tuple[Panel, bool, dict[str, list]]] = []
     for panel in spec.panels:
+        if panel.ys:
+            drawn.append((panel, False, _measured_curves(panel, results)))
+            continue
         ours = {name: [] for name in names}
         papers = {name: [] for name in names}
         for name, row in rows.items():
@@ -109,7 +112,7 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
             drawn.append((panel, True, papers))
     if not any(points for *_, lines in drawn for points in lines.values()):
         return None
-    figure, places = _columns(len(drawn), names)
+    figure, places = _columns(len(drawn), dict.fromkeys(name for *_, lines in drawn for name in lines))
     for axes, (panel, is_paper, lines) in zip(places, drawn):
         if is_paper:
             _head(axes, f"Paper: {spec.source.item}, arXiv:{spec.source.arxiv}", panel.paper_ylabel or panel.ylabel)
@@ -118,6 +121,17 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
         axes.set_xlabel((is_paper and panel.paper_xlabel) or panel.xlabel)
         _curves(axes, panel, panel.paper if is_paper else panel.y, lines, results)
     return figure
+
+
+def _measured_curves(panel: Panel, results: Results) -> dict[str, list]:
+    """Of every row that measured them, `ys` against `xs`: row's label -> [(mean x, mean y, half-width), …]."""
+    curves: dict[str, list] = {}
+    for name, row in results.spec.runs.items():
+        pairs = [(results.cells.get((name, x)), results.cells.get((name, y)), y) for x, y in zip(panel.xs, panel.ys)]
+        points = [(interval(x, 0)[0], *interval(y, metric_of(results.spec, key).error)) for x, y, key in pairs if x and y]
+        if points:
+            curves[row.label] = points
+    return curves
 
 
 @_styled
@@ -161,7 +175,7 @@ def _curves(axes: Axes, panel: Panel, key: str, lines: dict[str, list], results:
             bars = [h or 0.0 for h in half] if any(half) else None
             axes.errorbar(x, y, bars, color=_colour(i), linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)])
             ends.append((name, y[-1], _colour(i)))
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_locator(_ticks() if panel.ys else FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))

@@ -88,10 +88,10 @@ class Claim:
 
     better: the first of two rows beats the second; `margin` is the smallest difference worth the name · within: the first loses
     at most `margin` to the second · monotone: every row beats the one before · agrees: on every row the first metric differs from
-    the second by `margin` at most.
+    the second by `margin` at most · rising: on every row each metric beats the one before.
     """
 
-    kind: Literal["better", "within", "monotone", "agrees"]
+    kind: Literal["better", "within", "monotone", "agrees", "rising"]
     rows: list[str]
     metrics: list[str]
     sentence: str
@@ -100,12 +100,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot of the figure: `y` of every row against its x, a curve per `line`; `paper`: key of the paper's cells beside it."""
+    """A plot of the figure: `y` of every row against its x, a curve per `line`; `paper`: key of the paper's cells beside it.
 
-    y: str
+    Or, where each row measures a whole curve: `ys` against `xs`, keys of metrics, point by point, a curve per row.
+    """
+
     title: str
     xlabel: str
     ylabel: str
+    y: str = ""
+    xs: list[str] = field(default_factory=list)
+    ys: list[str] = field(default_factory=list)
     paper: str | None = None
     paper_xlabel: str = ""  # where the paper's axes are not ours
     paper_ylabel: str = ""
@@ -232,13 +237,19 @@ def load(path: str | Path) -> Spec:
             raise ValueError(f"{path.name}: claims[{i}] compares two rows, not {len(claim.rows)}.")
         if claim.kind == "monotone" and len(claim.rows) < 2:
             raise ValueError(f"{path.name}: claims[{i}] compares two rows or more, not {len(claim.rows)}.")
+        if claim.kind == "rising" and len(claim.metrics) < 2:
+            raise ValueError(f"{path.name}: claims[{i}] compares two metrics or more, not {len(claim.metrics)}.")
         if claim.kind == "agrees" and len(claim.metrics) != 2:
             raise ValueError(f"{path.name}: claims[{i}] compares two metrics, not {len(claim.metrics)}.")
     for name, scale in spec.scales.items():
         if not scale.seeds:
             raise ValueError(f"{path.name}: scales.{name}.seeds is empty: name at least one.")
     for i, panel in enumerate(spec.panels):
-        _known(panel.y, keys, f"panels[{i}].y", path.name)
+        if bool(panel.y) == bool(panel.ys) or len(panel.xs) != len(panel.ys):
+            raise ValueError(f"{path.name}: panels[{i}] names one y, or as many xs as ys.")
+        for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys)]:
+            for key in each:
+                _known(key, keys, f"panels[{i}].{word}", path.name)
     return spec
 
 
@@ -272,8 +283,15 @@ def _needed(overrides: dict[str, Any]) -> list[str]:
 
 
 def _filled_in(overrides: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
-    """The overrides with each `${needs.NAME}` replaced."""
-    put = lambda value: _NEED.sub(lambda m: words[m[1]], value) if isinstance(value, str) else value
+    """The overrides with each `${needs.NAME}` replaced, also inside lists and sections."""
+
+    def put(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: put(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [put(each) for each in value]
+        return _NEED.sub(lambda m: words[m[1]], value) if isinstance(value, str) else value
+
     return {key: put(value) for key, value in overrides.items()}
 
 

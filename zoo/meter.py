@@ -111,13 +111,13 @@ class Meter(L.Callback):
     """Measures tokens/s, FLOP/s and memory; leaves the sums in `module.measured` for the benchmark runner.
 
     parameters · tokens · epochs (passes over the training text) · seconds, tokens_per_second and step_seconds (median of an
-    optimizer step; on a GPU the mean) without the first two micro-steps · flops · peak_memory_mib, of the process or the card ·
-    allocated_mib, the highest that torch's allocator held in a step (`AllocatedPeak`) · crowd, the cores that other processes
-    kept busy meanwhile: times mean little above a tenth of a core.
+    optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops ·
+    peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
+    (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth of a core.
     """
 
     def on_fit_start(self, trainer, module) -> None:
-        self.micro_steps = self.seconds = 0
+        self.micro_steps = self.seconds = self.step = 0
         self.flops, self.peak, self.times = None, None, []
         reset_peak_memory(module.device)
         module.measured = {"parameters": sum(p.numel() for p in module.net.parameters())}
@@ -148,20 +148,24 @@ class Meter(L.Callback):
         self.peak = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if self.start + 2 > batch_idx:
-            return  # the first steps pay for allocations, kernels and the profiler
         log, each, cuda = (
             trainer._logger_connector.should_update_logs,
             trainer.accumulate_grad_batches,
             module.device.type == "cuda",
         )
-        if log and cuda:
-            torch.cuda.synchronize()  # kernels run behind the clock otherwise
+        if cuda and (log or batch_idx == self.start + 1):
+            torch.cuda.synchronize()  # kernels run behind the clock; those of the first steps must not fall into the next ones
+        if self.start + 2 > batch_idx:
+            return  # the first steps pay for allocations, kernels and the profiler
         spent = time.perf_counter() - self.clock
         if self.peak is None:  # the profiler's own time is not the net's
             self.seconds += spent
             self.micro_steps += 1
-            self.times.append(spent)
+            self.step += spent
+            if (batch_idx + 1) % each == 0:  # the optimizer's step falls into the last micro-step
+                whole = self.micro_steps >= each
+                self.times += [self.step] * whole
+                self.step = 0
         rate = self.micro_steps * self.tokens * trainer.world_size / max(self.seconds, 1e-9)
         machine, own = (now - then for now, then in zip(busy_seconds(), self.busy))
         module.measured |= {
@@ -169,7 +173,7 @@ class Meter(L.Callback):
             "epochs": trainer.datamodule.epochs_seen((batch_idx + 1) * self.tokens * trainer.world_size),
             "seconds": self.seconds,
             "tokens_per_second": rate,
-            "step_seconds": each * (self.seconds / max(self.micro_steps, 1) if cuda else median(self.times or [0.0])),
+            "step_seconds": self.step_seconds(each, cuda),
             "flops": self.flops * (batch_idx + 1) * trainer.world_size,
             "peak_memory_mib": peak_memory_mib(module.device),
             "crowd": None if math.isnan(machine) else max(0.0, machine - own) / (time.perf_counter() - self.began),
@@ -180,6 +184,10 @@ class Meter(L.Callback):
             module.log("speed/tokens_per_second", rate)
             module.log("speed/flop_per_second", rate / self.tokens * self.flops)
             module.log("speed/peak_memory_mib", module.measured["peak_memory_mib"])
+
+    def step_seconds(self, each: int, mean: bool) -> float:
+        """Of an optimizer step of `each` micro-steps: the median, or the mean where clocks are read at log steps only."""
+        return median(self.times) if self.times and not mean else each * self.seconds / max(self.micro_steps, 1)
 
     def on_train_end(self, trainer, module) -> None:
         if self.peak:  # a run of two optimizer steps ends inside the profile
