@@ -85,6 +85,9 @@ class Limits:
             raise ValueError(f"{self}: seconds, processes and file_mib must be at least 1, memory_mib at least 64.")
 
 
+STANDARD = Limits()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a program ended. status: passed, failed (wrong, an exception, an early end), timeout, memory, or forbidden (it asked
@@ -113,7 +116,7 @@ class Trial:
 class Jail:
     """One process that runs programs one by one; a context. Raises Unavailable where the walls cannot be put up."""
 
-    def __init__(self, limits: Limits = Limits()):
+    def __init__(self, limits: Limits = STANDARD):
         self.limits = asdict(limits) | {"clock": 3 * limits.seconds + 1}
         if sys.platform != "linux":
             raise Unavailable(f"Programs run only on Linux, and this is {sys.platform}: evaluate the samples on another machine.")
@@ -239,7 +242,7 @@ def available() -> str | None:
 class Jails:
     """Several jails that share out trials, one for each processor (or `workers`); a context."""
 
-    def __init__(self, limits: Limits = Limits(), workers: int | None = None):
+    def __init__(self, limits: Limits = STANDARD, workers: int | None = None):
         self.limits, self.workers = limits, workers or len(os.sched_getaffinity(0))
         self.free: queue.SimpleQueue[Jail] = queue.SimpleQueue()
         self.stack = contextlib.ExitStack()
