@@ -18,6 +18,7 @@ from zoo.evals.passk import FIXED, GRID, bootstrap, chosen, pass_at_k, scores
 from zoo.evals.problems import load, parses
 from zoo.evals.samples import Drawing, Kept, complete, signature, solve
 from zoo.evals.sandbox import Jails, Limits
+from zoo.generate import generate
 from zoo.mtp import MTP
 from zoo.pretrained import save_pretrained
 
@@ -116,12 +117,14 @@ def file(tmp_path) -> str:
     return str(path)
 
 
-def test_completions_end_at_a_stop_and_are_pythons(net, file):
-    problems = load("humaneval", file)
+def test_completions_end_at_a_stop_and_are_pythons(net, file, monkeypatch):
+    problems, ends = load("humaneval", file), []
+    keep = lambda *a, **k: ends.append(generate(*a, **k)) or ends[-1]
+    monkeypatch.setattr(samples, "generate", keep)
     wanted = [(problem, 0) for problem in problems]
     drawn = complete(net, Bytes(), wanted, 0.0, Drawing(tokens=24))
     assert [s.completion for s in drawn] == [f"\n    return {body}\n" for body, _ in BODIES.values()]
-    assert all(s.parses and not s.cut for s in drawn)
+    assert all(s.parses and not s.cut for s in drawn) and ends[0].stopped == [True] * 3
     plain = complete(net, Bytes(), wanted, 0.0, Drawing(tokens=24, heads=1))
     assert plain == drawn  # self-speculation changes nothing
     (short,) = complete(net, Bytes(), wanted[:1], 0.0, Drawing(tokens=10))

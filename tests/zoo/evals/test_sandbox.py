@@ -1,6 +1,8 @@
 """Every wall of the jail with a program that runs against it, and the refusal where a wall is missing."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -19,6 +21,16 @@ needs_jail = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def jail():
     with Jail(PATIENT) as jail:
         yield jail
+
+
+def test_a_system_that_has_namespaces_has_a_jail():
+    """So that a broken jail does not look like a system without one."""
+    root = os.path.join(os.path.dirname(sandbox.__file__), "..", "..")
+    walls = "from zoo.evals import kernel as k; k.unshare(k.NEW_USER | k.NEW_NS | k.NEW_PID); k.mount('x', '/tmp', 'tmpfs')"
+    quiet = {"stderr": subprocess.DEVNULL, "cwd": root}
+    if subprocess.run([sys.executable, "-c", walls], **quiet).returncode:
+        pytest.skip("no namespaces here")
+    assert REASON is None
 
 
 @needs_jail
@@ -45,7 +57,7 @@ m = pickle.dumps(('value', 2)); m = struct.pack('=I', len(m)) + m
 os.write(4, m * 9); os._exit(0)""",
     "sends code": """import os, struct, pickle
 class E:
-    def __reduce__(s): return exec, ("import os; os.write(2, b'{}')",)
+    def __reduce__(s): return exec, ("import json, os; os.write(2, json.dumps(dict(status='passed')).encode()); os._exit(0)",)
 m = pickle.dumps(('value', E())); os.write(4, struct.pack('=I', len(m)) + m)""",
     "floods the line": "import os\nwhile True: os.write(4, b'\\xff' * 65536)",
     "recursion": "def f(x): return f(x)",
@@ -238,6 +250,28 @@ def test_equal_programs_have_equal_outcomes(jail):
     program = "import random\nprint({'a', 'b', 'c', 'd', 'e', 'f'}, random.random())"
     with Jail(PATIENT) as other:
         assert jail.script(program)[1] == other.script(program)[1] != ""
+
+
+@needs_jail
+def test_a_program_inherits_nothing(jail, monkeypatch):
+    """No descriptor but its own, no variable of the caller."""
+    monkeypatch.setenv("SECRET_TOKEN", "secret")
+    look = """import os
+def opened():
+    found = []
+    for number in range(1024):
+        try:
+            os.fstat(number)
+            found.append(number)
+        except OSError:
+            pass
+    return found
+def variables(): return sorted(os.environ)"""
+    with Jail(PATIENT) as fresh:
+        assert fresh.check(look, "assert opened() == [0, 1, 2, 4], opened()", ("opened",)).passed
+        assert fresh.check(
+            look, "assert variables() == ['HOME', 'LC_CTYPE', 'PYTHONHASHSEED', 'PYTHONUTF8']", ("variables",)
+        ).passed
 
 
 @needs_jail
