@@ -56,9 +56,11 @@ class Kept:
             whole, newline, rest = path.read_text(encoding="utf-8").rpartition("\n")
             if rest:
                 path.write_text(whole + newline, encoding="utf-8")
-            for line in whole.splitlines():
-                sample = Sample(**json.loads(line))
-                self.samples[sample.problem, sample.number] = sample
+            try:
+                read = [Sample(**json.loads(line)) for line in whole.splitlines()]
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path} holds a line that is no sample ({error}): move the file away to draw again") from error
+            self.samples = {(sample.problem, sample.number): sample for sample in read}
 
     def add(self, samples: Sequence[Sample]) -> None:
         self.samples |= {(s.problem, s.number): s for s in samples}

@@ -177,6 +177,9 @@ def test_samples_are_kept_and_not_made_again(net, file, tmp_path, monkeypatch):
         assert [number for _, number in asked] == [2, 2, 2] and [each[:2] for each in more] == few
         assert solve(net, Bytes(), problems, 0.0, Drawing(3, tokens=24), jails, path) == more and len(asked) == 3
     assert len(Kept(path).samples) == 9
+    path.write_text('{"problem": 1}\n')
+    with pytest.raises(ValueError, match="no sample"):
+        Kept(path)
 
 
 class Holding(L.LightningModule):
