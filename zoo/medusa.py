@@ -31,7 +31,8 @@ def medusa(
     """Continue each prompt by up to `limit` tokens: heads 2, 3, … draft a tree of candidates, head 1 verifies it in one pass.
 
     accept says which drafts are kept:
-    "greedy" (temperature 0): those that head 1 would write. The text equals plain greedy decoding, for any weights and any tree.
+    "greedy" (temperature 0): those that head 1 would write. The text is that of plain greedy decoding for any weights and any
+    tree, up to rounding where two logits are as good as equal (see `first_divergence`).
     "nucleus": those that equal a token drawn from head 1's distribution under `sampling`, one draw per position; where no draft
     equals it the drawn token itself is the next one. So every token is drawn from that distribution, and the text is sampled
     exactly as plain decoding samples it. (Medusa's mode of this name has top_p = 0.8.)
