@@ -2,14 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.cache import Cache
+from zoo.reading import Reading, Row
+from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
+from zoo.speculative import Drafts, HeadDrafts, NetDrafts, verify
 
 
 @dataclass
@@ -49,126 +51,120 @@ def generate(
 ) -> Generation:
     """Continue each prompt by up to `limit` tokens.
 
-    A text may outgrow the net's context: see `window_start`.
+    With heads = k > 1 a step verifies the newest token and k - 1 drafts at once, of the net's own heads 2 .. k or of a `draft`
+    net, and yields 1 to k tokens. The text is that of k = 1: in greedy decoding the same tokens, up to rounding where two logits
+    are as good as equal (see `first_divergence`), in sampling the same distribution. A text may outgrow the net's context, with
+    any k alike: see `window_start`.
 
     Args:
         net: a token net in any mode (dropout is off meanwhile).
         prompts: token ids, at least one per prompt; lengths may differ.
         limit: new tokens per row at most.
         sampling: how a token is chosen, default greedy.
+        heads: k, at most the net's heads unless a draft net drafts.
+        draft: a small net of the same vocabulary that drafts k - 1 tokens per step instead of the heads.
         stop: token ids that end a row; they are not part of its result.
         until: asked after each new token with all new tokens of a row; True ends the row.
         stream: called with a row's number and its new tokens, as they become final.
         generator: source of randomness, on the net's device.
+    Raises ValueError where these do not fit together, or the logits are not numbers.
     """
-    if heads != 1 or draft is not None:
-        raise ValueError("Speculation is not built yet: leave out heads and draft.")
     rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
+    _check(net, rows, heads, draft)
+    nets = [net] if draft is None else [net, draft]
+    modes = [each.training for each in nets]
+    decoding = _Decoding(net, draft, heads, limit, sampling, frozenset(stop), until, stream, generator)
+    try:
+        for each in nets:
+            each.eval()
+        forwards = decoding.run(rows) if rows and limit > 0 else 0
+    finally:
+        for each, mode in zip(nets, modes):
+            each.train(mode)
+    tokens, stopped, steps = ([getattr(row, name) for row in rows] for name in ("new", "stopped", "steps"))
+    return Generation(tokens, stopped, forwards, steps, decoding.accepted)
+
+
+def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None) -> None:
     if any(not row.text for row in rows):
         raise ValueError("A prompt is empty: give at least one token, the end token for instance.")
-    was_training = net.training
-    net.eval()
-    try:
-        forwards = _Decoding(net, limit, sampling, frozenset(stop), until, stream, generator).run(rows)
-    finally:
-        net.train(was_training)
-    return Generation([r.new for r in rows], [r.stopped for r in rows], forwards, [r.steps for r in rows], [])
-
-
-@dataclass(eq=False)
-class Row:
-    """One text that grows: `text` is the prompt and the `new` tokens."""
-
-    index: int
-    text: list[int]
-    new: list[int] = field(default_factory=list)
-    begin: int = 0  # where the window in the cache begins
-    stopped: bool = False
-    done: bool = False
-    steps: int = 0
-
-
-def window_start(length: int, window: int) -> int:
-    """Where the window begins from which the token after the first `length` ones is predicted.
-
-    0 while the text fits; then it jumps ahead so that half a window is left, whenever the window is full. It depends on nothing
-    but the length: decoding in larger steps or in another batch sees the same windows.
-    """
-    jump = window + 1 - max(1, window // 2)
-    return max(0, -(-(length - window) // jump)) * jump
+    if heads < 1:
+        raise ValueError(f"heads = {heads}: decoding takes at least 1.")
+    if draft is None and heads > getattr(net, "n", 1):
+        raise ValueError(f"heads = {heads} were asked for and this net has {getattr(net, 'n', 1)}: take fewer, or a draft net.")
+    if draft is not None and draft.vocab != net.vocab:
+        raise ValueError(f"The draft net has {draft.vocab} token ids and the net {net.vocab}: both need the same tokenizer.")
+    if draft is not None and heads < 2:
+        raise ValueError("A draft net drafts heads - 1 tokens per step: ask for heads = 2 or more.")
 
 
 class _Decoding:
     """Settings of one `generate` call, and its loop."""
 
-    def __init__(self, net, limit, sampling, stop, until, stream, generator):
-        self.net, self.limit, self.sampling, self.stop = net, limit, sampling, stop
-        self.until, self.stream, self.generator = until, stream, generator
-        self.window = net.context
+    def __init__(self, net, draft, heads, limit, sampling, stop, until, stream, generator):
+        self.net, self.draft, self.heads, self.limit, self.sampling = net, draft, heads, limit, sampling
+        self.stop, self.until, self.stream, self.generator = stop, until, stream, generator
         self.device = next(net.parameters()).device
+        self.accepted = [0] * (heads - 1)
 
     def run(self, rows: list[Row]) -> int:
         """Fill all rows; returns the forward passes after the prompt's."""
-        if self.limit < 1 or not rows:
-            return 0
-        for row in rows:
-            row.begin = window_start(len(row.text), self.window)
-        longest = max(len(row.text) - row.begin for row in rows)
-        cache = self.net.cache(len(rows), min(self.window, longest + self.limit))
-        states = self._read([row.text[row.begin :] for row in rows], cache)
-        newest = self._choose(states)
-        rows, forwards = self._deliver(rows, newest, cache), 0
-        while rows:
-            self._move_windows(rows, cache)
-            newest = torch.tensor([[row.text[-1]] for row in rows], device=self.device)
-            newest = self._choose(self.net.states(newest, cache)[:, 0])
+        count = self.heads - 1
+        if self.draft is None:
+            reading, source = Reading(self.net, rows, self.limit, self.heads, spare=count), HeadDrafts(self.net, count)
+        else:
+            reading = Reading(self.net, rows, self.limit, spare=count)
+            source = NetDrafts(self.net, self.draft, rows, self.limit, count, self.sampling, self.generator)
+        states, drafts, forwards = reading.start(rows)[:, None], Drafts(self._ids([[]] * len(rows))), 0
+        while True:
+            logits = source.logits(states)  # (B, 1 + drafts, V)
+            usable = self._ids([room - 1 for room in reading.room(rows)])
+            tokens, accepted = verify(self.sampling, logits, drafts, usable, self.generator)
+            bad = logits.isnan().any(-1).any(-1)
+            *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for the device
+            *blocks, ends = blocks
+            if any(bad):
+                raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
+            kept = self._deliver(rows, [list(block[: end + 1]) for block, end in zip(zip(*blocks), ends)], forwards > 0)
+            if not kept:
+                return forwards
+            rows = [rows[i] for i in kept]
+            reading.go_on(rows, kept)
+            drafts = source.propose(rows, kept, [ends[i] for i in kept])
+            width = max(min(room, self.limit - len(row.new)) for row, room in zip(rows, reading.room(rows)))
+            drafts = drafts.first(width - 1)
+            states = reading.step(torch.cat((self._ids([row.text[-1:] for row in rows]), drafts.tokens), 1))
             forwards += 1
-            for row in rows:
-                row.steps += 1
-            rows = self._deliver(rows, newest, cache)
-        return forwards
 
-    def _read(self, texts: list[list[int]], cache: Cache) -> Tensor:
-        """Send texts of any lengths through the net; the states (B, 1, D) of their last tokens."""
-        lengths = [len(text) for text in texts]
-        padded = [text + [0] * (max(lengths) - len(text)) for text in texts]
-        states = self.net.states(torch.tensor(padded, device=self.device), cache)
-        last = torch.tensor(lengths, device=self.device)
-        cache.truncate(last)
-        return states[torch.arange(len(texts), device=self.device), last - 1]
+    def _ids(self, lists: list) -> Tensor:
+        return torch.tensor(lists, dtype=torch.int64, device=self.device)
 
-    def _choose(self, states: Tensor) -> list[int]:
-        return self.sampling.choose(self.net.logits(states[:, 0]), self.generator).tolist()
+    def _deliver(self, rows: list[Row], blocks: list[list[int]], step: bool) -> list[int]:
+        """Give each row its tokens up to a stop; the numbers of the rows that go on. step: whether this was one, not the prompt."""
+        for row, block in zip(rows, blocks):
+            given = self._extend(row, block)
+            row.steps += step
+            for place in range(given - 1):
+                self.accepted[place] += 1
+        return [i for i, row in enumerate(rows) if not row.done]
 
-    def _move_windows(self, rows: list[Row], cache: Cache) -> None:
-        """Read the rows anew whose window has moved, all but their newest token."""
-        moved = [i for i, row in enumerate(rows) if window_start(len(row.text), self.window) != row.begin]
-        if not moved:
-            return
-        for i in moved:
-            rows[i].begin = window_start(len(rows[i].text), self.window)
-        texts = [rows[i].text[rows[i].begin : -1] for i in moved]
-        fresh = self.net.cache(len(moved), max(1, *map(len, texts)))
-        if any(texts):
-            self._read(texts, fresh)
-        cache.put(moved, fresh)
-
-    def _deliver(self, rows: list[Row], tokens: list[int], cache: Cache) -> list[Row]:
-        """Give each row its token; the rows that go on, and the cache cut down to them."""
-        for row, token in zip(rows, tokens):
+    def _extend(self, row: Row, block: list[int]) -> int:
+        """Add tokens until one ends the row; how many were used, a stop token included."""
+        used, before = 0, len(row.new)
+        for token in block:
+            used += 1
             if token in self.stop:
-                row.stopped = row.done = True
-                continue
-            row.text.append(token)
-            row.new.append(token)
-            if self.stream:
-                self.stream(row.index, [token])
-            row.stopped = bool(self.until and self.until(row.new))
+                row.stopped = True
+            else:
+                row.text.append(token)
+                row.new.append(token)
+                row.stopped = bool(self.until and self.until(row.new))
             row.done = row.stopped or len(row.new) == self.limit
-        kept = [i for i, row in enumerate(rows) if not row.done]
-        if len(kept) < len(rows):
-            cache.select(kept)
-        return [rows[i] for i in kept]
+            if row.done:
+                break
+        if self.stream and len(row.new) > before:
+            self.stream(row.index, row.new[before:])
+        return used
 
 
 def main(args: list[str]) -> None:

@@ -77,13 +77,12 @@ class Saved(nn.Module):
 def to_transformers(net: nn.Module, folder: str | Path) -> None:
     """Write what transformers' GPT2LMHeadModel or LlamaForCausalLM loads with equal logits.
 
-    Of a multi-token predictor the trunk and head 1, as the last layer, are written: its next-token model.
+    Of a net with more heads its next-token model is written (`next_token_weights`): the trunk and head 1, and nothing of heads
+    2..n unless head 1 lies on them.
     """
-    trunk, state = net.trunk, net.state_dict()
-    layers = len(trunk.layers)
-    if hasattr(net, "heads"):
-        state = {name.replace("heads.blocks.0.", f"trunk.layers.{layers}."): w for name, w in state.items()}
-        layers += 1
+    trunk, state = net.trunk, net.next_token_weights()
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("trunk.layers."))
+    tied = "trunk.output.weight" not in state
     layout = LAYOUTS[trunk.flavour]
     sizes = {
         "vocab": trunk.embedding.num_embeddings,
@@ -97,10 +96,10 @@ def to_transformers(net: nn.Module, folder: str | Path) -> None:
     }
     config = {theirs: sizes[ours] for ours, theirs in layout.sizes.items()} | layout.fixed
     config |= dict.fromkeys(layout.dropouts, trunk.dropout)
-    config |= {"model_type": trunk.flavour, "architectures": [layout.architecture], "tie_word_embeddings": trunk.output is None}
+    config |= {"model_type": trunk.flavour, "architectures": [layout.architecture], "tie_word_embeddings": tied}
     config |= {"bos_token_id": None, "eos_token_id": None}  # their defaults lie outside a small vocabulary
     weights = {}
-    for ours, theirs, transposed in layout.weights(layers, tied=trunk.output is None):
+    for ours, theirs, transposed in layout.weights(layers, tied):
         for name, w in zip(theirs, state[ours].chunk(len(theirs))):
             weights[layout.name(name)] = w.t() if transposed else w
     _write(Path(folder), config, weights, {"format": "pt"})

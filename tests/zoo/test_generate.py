@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from zoo.generate import generate, window_start
+from zoo.generate import generate
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
+from zoo.reading import window_start
 from zoo.sampling import Sampling
 
 torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """Keys and values of earlier positions, preallocated, with a length per row."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,8 @@ class Cache:
     Rows may differ in length. A ragged prompt is written padded on the right and cut back with `truncate`; rejected drafts are
     cut back the same way; the accepted path of a draft tree is kept with `keep`. What lies beyond a row's length is never seen.
 
-    lengths (B,) int64: vectors held per row. keys, values (layers, B, capacity, H, D/H).
+    lengths (B,) int64: vectors held per row; held: the same numbers known to Python, so that no step waits for the device.
+    keys, values (layers, B, capacity, H, D/H).
     """
 
     def __init__(
@@ -28,8 +30,7 @@ class Cache:
         # Zeros, not empty: a masked slot still meets a weight of 0 in the attention, and 0 * nan would be nan.
         self.keys = torch.zeros(layers, batch_size, capacity, heads, head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
-        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=self.keys.device)
-        self.shortest = self.longest = 0  # of lengths, known to Python so that no step waits for the device
+        self._hold([0] * batch_size)
         self._complete: list[float] = [float("inf")] * layers  # slots that a layer which sat out a step still has in full
         self._appended: set[int] = set()
 
@@ -52,6 +53,12 @@ class Cache:
         mask (count, count) or (B, count, count) bool says which of the new vectors see each other, default causal. All see what
         is held.
         """
+        known = self._seen  # by the layers before, in this very step
+        if known is None or known[0] != count or known[1] is not mask:
+            known = self._seen = (count, mask, self._visible(count, mask))
+        return known[2]
+
+    def _visible(self, count: int, mask: Tensor | None) -> tuple[Tensor | None, bool]:
         device, held = self.lengths.device, self.longest
         if mask is None and self.shortest == held:
             if held == 0:
@@ -74,19 +81,15 @@ class Cache:
             if index not in self._appended:
                 self._complete[index] = min(self._complete[index], self.shortest)
         self._appended.clear()
-        self.lengths += count
-        self.shortest += count
-        self.longest += count
+        self._hold([length + count for length in self.held], self.lengths + count)
 
-    def truncate(self, lengths: int | Tensor) -> None:
-        """Forget what lies beyond `lengths`, one number or one per row (B,)."""
-        kept = torch.as_tensor(lengths, device=self.lengths.device).expand(len(self.lengths)).clone()
-        low, high, grown = torch.stack((kept.min(), kept.max(), (kept - self.lengths).max())).tolist()  # one wait for the device
-        if low < 0 or grown > 0:
-            raise ValueError(
-                f"A cache can only be cut back: lengths {kept.tolist()} do not lie between 0 and {self.lengths.tolist()}."
-            )
-        self.lengths, self.shortest, self.longest = kept, low, high
+    def truncate(self, lengths: int | Sequence[int] | Tensor) -> None:
+        """Forget what lies beyond `lengths`, one number or one per row (B,). A tensor is waited for."""
+        known = lengths.tolist() if isinstance(lengths, Tensor) else lengths
+        kept = [known] * len(self.held) if isinstance(known, int) else list(known)
+        if len(kept) != len(self.held) or any(not 0 <= new <= old for new, old in zip(kept, self.held)):
+            raise ValueError(f"A cache can only be cut back: lengths {kept} do not lie between 0 and {self.held}.")
+        self._hold(kept)
 
     def select(self, rows: list[int]) -> None:
         """Keep only these rows, given in rising order; what they hold moves to the front, in place."""
@@ -95,7 +98,7 @@ class Cache:
             for layer in store:  # one at a time: the right side is a copy
                 layer[: len(rows), : self.longest] = layer[index, : self.longest]
         self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
-        self._set(self.lengths[index])
+        self._hold([self.held[row] for row in rows])
 
     def put(self, rows: list[int], other: "Cache") -> None:
         """Replace what these rows hold by what the rows of `other` hold, which must fit."""
@@ -103,11 +106,14 @@ class Cache:
         self.keys[:, index, :held] = other.keys[:, :, :held]
         self.values[:, index, :held] = other.values[:, :, :held]
         self._complete = list(map(min, self._complete, other._complete))
-        self._set(self.lengths.index_copy(0, index, other.lengths))
+        now = dict(zip(rows, other.held))
+        self._hold([now.get(row, length) for row, length in enumerate(self.held)])
 
-    def _set(self, lengths: Tensor) -> None:
-        self.lengths = lengths
-        self.shortest, self.longest = (int(lengths.min()), int(lengths.max())) if len(lengths) else (0, 0)
+    def _hold(self, held: list[int], lengths: Tensor | None = None) -> None:
+        """Set how much every row holds."""
+        self.held, self.shortest, self.longest = held, min(held, default=0), max(held, default=0)
+        self.lengths = torch.tensor(held, dtype=torch.int64, device=self.keys.device) if lengths is None else lengths
+        self._seen: tuple | None = None
 
     def keep(self, base: Tensor, nodes: Tensor) -> None:
         """Keep only the path `nodes` (B, m) of a draft tree whose first node sits in slot `base` (B,) of each row, in path order.
