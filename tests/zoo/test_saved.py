@@ -35,11 +35,14 @@ def saved(folder: Path, n: int) -> str:
 
 def test_a_saved_net_is_tested_as_it_is(fitted):
     gain = f"{{class_path: zoo.evals.gain.Gain, init_args: {{baseline: {saved(fitted, 1)}}}}}"
+    text = "{class_path: zoo.evals.code_text.CodeText, init_args: {lines: 2, functions: 0, characters: 40, longest: 60}}"
+    (fitted / "a.jsonl").write_text('{"prompt": "def f():", "solution": "    return 1"}')
+    references = f"{{class_path: zoo.evals.code_text.References, init_args: {{files: ['{fitted}/a.jsonl']}}}}"
     cli = main(
         words(
             fitted,
             f"--model.init_args.net={{class_path: zoo.pretrained.Saved, init_args: {{folder: {saved(fitted, 2)}}}}}",
-            f"--trainer.callbacks=[{gain}, {{class_path: zoo.mtp.emphasis.Emphasis}}]",
+            f"--trainer.callbacks=[{gain}, {{class_path: zoo.mtp.emphasis.Emphasis}}, {text}, {references}]",
             "--trainer.max_steps=0",
         )
     )
@@ -48,6 +51,7 @@ def test_a_saved_net_is_tested_as_it_is(fitted):
     own = torch.load(f"{fitted}/runs/mtp-code/n2/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(w, own[f"net.{name}"]) for name, w in cli.model.net.state_dict().items())
     assert found["test/emphasis"] == 1.5 and "test/harder_slope" in found
+    assert found["test/reference_bits_per_byte"] > 1 and 0 <= found["test/line_similarity"] < 50
     assert abs(found["test/gain"]) > 0 and {"test/gain_slope", "test/gain_bin1", "test/entropy_bin1"} <= found.keys()
 
 
