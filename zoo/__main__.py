@@ -12,6 +12,7 @@ LIGHTNING = {
 }
 OWN = {  # verb: the module whose `main(words)` runs it
     "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net"),
+    "solve": ("zoo.evals.passk", "FOLDER: have a saved net solve code problems (HumanEval, MBPP, APPS), pass@k"),
     "evaluate": (
         "zoo.evals.evaluate",
         "FOLDER --tasks a,b: measure a saved net on lm-eval's tasks, from local files (--files) or the hub",

@@ -19,7 +19,9 @@ processor's side channels stay open. Where a wall cannot be put up, `Jail` raise
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
+import math
 import os
 import queue
 import socket
@@ -49,7 +51,7 @@ def refused(act):
     return False
 
 def first(): return os.getpid() == 1
-def outside(): return refused(lambda: open("/proof", "w"))
+def outside(): return all(os.statvfs(p).f_flag & os.ST_RDONLY for p in ("/", os.path.dirname(os.__file__)))
 def hidden(path): return not os.path.exists(path)
 def memory(mib): return refused(lambda: bytearray(mib << 20))
 def file(mib): return refused(lambda: os.pwrite(os.open("proof", os.O_WRONLY | os.O_CREAT), b"x", mib << 20))
@@ -85,6 +87,9 @@ class Limits:
             raise ValueError(f"{self}: seconds, processes and file_mib must be at least 1, memory_mib at least 64.")
 
 
+STANDARD = Limits()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a program ended. status: passed, failed (wrong, an exception, an early end), timeout, memory, or forbidden (it asked
@@ -101,7 +106,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Trial:
     """One program and what it must do. Either `test`: Python that takes `names` from the program, after `setup` (trusted
-    Python, the test's own); or `cases`: inputs and the output expected of the program as a script, compared word by word."""
+    Python, the test's own); or `cases`: inputs and the output expected of the program as a script, compared by `same`."""
 
     program: str
     test: str = ""
@@ -113,15 +118,12 @@ class Trial:
 class Jail:
     """One process that runs programs one by one; a context. Raises Unavailable where the walls cannot be put up."""
 
-    def __init__(self, limits: Limits = Limits()):
+    def __init__(self, limits: Limits = STANDARD):
         self.limits = asdict(limits) | {"clock": 3 * limits.seconds + 1}
         if sys.platform != "linux":
             raise Unavailable(f"Programs run only on Linux, and this is {sys.platform}: evaluate the samples on another machine.")
         self.channel, theirs = socket.socketpair()
-        root = str(Path(__file__).parents[2])
-        start = (
-            f"import sys; sys.path[:1] = [{root!r}]; from zoo.evals import jail; del sys.path[0]; jail.main({theirs.fileno()})"
-        )
+        start = START.format(root=str(Path(__file__).parents[2]), control=theirs.fileno())
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-s", "-B", "-c", start],
             env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "HOME": "/tmp"},
@@ -189,7 +191,7 @@ class Jail:
             return self.check(trial.program, trial.test, trial.names, trial.setup)
         for number, (given, expected) in enumerate(trial.cases, 1):
             outcome, output = self.script(trial.program, given)
-            if outcome.passed and output.split() != expected.split():
+            if outcome.passed and not same(output, expected):
                 outcome = Outcome("failed", f"wrong output: {' '.join(output.split())[:200]}")
             if not outcome.passed:
                 return Outcome(outcome.status, f"case {number}: {outcome.detail}")
@@ -239,7 +241,7 @@ def available() -> str | None:
 class Jails:
     """Several jails that share out trials, one for each processor (or `workers`); a context."""
 
-    def __init__(self, limits: Limits = Limits(), workers: int | None = None):
+    def __init__(self, limits: Limits = STANDARD, workers: int | None = None):
         self.limits, self.workers = limits, workers or len(os.sched_getaffinity(0))
         self.free: queue.SimpleQueue[Jail] = queue.SimpleQueue()
         self.stack = contextlib.ExitStack()
@@ -282,6 +284,24 @@ def ended(end: dict) -> Outcome | None:
     if end["code"] == -9:
         return Outcome("memory", "killed by the system, which has no memory left")
     return Outcome("failed", f"ended by signal {-end['code']}")
+
+
+def same(output: str, expected: str) -> bool:
+    """Whether two outputs have the same words; one that is a number but no integer may differ in its sixth digit."""
+    pairs = list(itertools.zip_longest(output.split(), expected.split(), fillvalue=""))
+    return all(found == wanted or _close(found, wanted) for found, wanted in pairs)
+
+
+def _close(found: str, wanted: str) -> bool:
+    try:
+        int(wanted)
+        return False
+    except ValueError:
+        pass
+    try:
+        return math.isclose(float(found), float(wanted), rel_tol=1e-5, abs_tol=1e-8)
+    except ValueError:
+        return False
 
 
 def memory(text: str = ""):
