@@ -111,7 +111,8 @@ class _Decoding:
         """Fill all rows; returns the forward passes after the prompt's."""
         count = self.heads - 1
         if self.draft is None:
-            reading, source = Reading(self.net, rows, self.limit, self.heads, spare=count), HeadDrafts(self.net, count)
+            reading = Reading(self.net, rows, self.limit, self.heads, spare=count)
+            source = HeadDrafts(self.net, count, self.sampling, self.generator)
         else:
             reading = Reading(self.net, rows, self.limit, spare=count)
             source = NetDrafts(self.net, self.draft, rows, self.limit, count, self.sampling, self.generator)
