@@ -16,6 +16,7 @@ from zoo.reading import Reading, Row
 from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
+from zoo.writing import Writing
 
 PACK_FROM = 32  # new tokens from which on packing the weights pays; see `packed`
 
@@ -80,7 +81,8 @@ def generate(
     # A net that is decoded from many times is packed once by whoever wraps the calls in `packed`.
     nets = [net] if draft is None else [net, draft]
     modes = [each.training for each in nets]
-    decoding = _Decoding(net, draft, heads, limit, sampling, frozenset(stop), until, stream, generator)
+    writing = Writing(limit, stop, until, stream, heads - 1)
+    decoding = _Decoding(net, draft, heads, sampling, writing, generator)
     try:
         with ExitStack() as stack:
             for each in nets:
@@ -92,7 +94,7 @@ def generate(
         for each, mode in zip(nets, modes):
             each.train(mode)
     tokens, stopped, steps = ([getattr(row, name) for row in rows] for name in ("new", "stopped", "steps"))
-    return Generation(tokens, stopped, forwards, steps, decoding.accepted)
+    return Generation(tokens, stopped, forwards, steps, writing.accepted)
 
 
 def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None) -> None:
@@ -111,11 +113,10 @@ def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None)
 class _Decoding:
     """Settings of one `generate` call, and its loop."""
 
-    def __init__(self, net, draft, heads, limit, sampling, stop, until, stream, generator):
-        self.net, self.draft, self.heads, self.limit, self.sampling = net, draft, heads, limit, sampling
-        self.stop, self.until, self.stream, self.generator = stop, until, stream, generator
+    def __init__(self, net, draft, heads, sampling, writing, generator):
+        self.net, self.draft, self.heads, self.sampling = net, draft, heads, sampling
+        self.writing, self.limit, self.generator = writing, writing.limit, generator
         self.device = next(net.parameters()).device
-        self.accepted = [0] * (heads - 1)
 
     def run(self, rows: list[Row]) -> int:
         """Fill all rows; returns the forward passes after the prompt's."""
@@ -136,7 +137,7 @@ class _Decoding:
             *blocks, ends = blocks
             if any(bad):
                 raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
-            kept = self._deliver(rows, [list(block[: end + 1]) for block, end in zip(zip(*blocks), ends)], forwards > 0)
+            kept = self.writing.give(rows, [list(block[: end + 1]) for block, end in zip(zip(*blocks), ends)], forwards > 0)
             if not kept:
                 return forwards
             rows = [rows[i] for i in kept]
@@ -149,33 +150,6 @@ class _Decoding:
 
     def _ids(self, lists: list) -> Tensor:
         return torch.tensor(lists, dtype=torch.int64, device=self.device)
-
-    def _deliver(self, rows: list[Row], blocks: list[list[int]], step: bool) -> list[int]:
-        """Give each row its tokens up to a stop; the numbers of the rows that go on. step: whether this was one, not the prompt."""
-        for row, block in zip(rows, blocks):
-            given = self._extend(row, block)
-            row.steps += step
-            for place in range(given - 1):
-                self.accepted[place] += 1
-        return [i for i, row in enumerate(rows) if not row.done]
-
-    def _extend(self, row: Row, block: list[int]) -> int:
-        """Add tokens until one ends the row; how many were used, a stop token included."""
-        used, before = 0, len(row.new)
-        for token in block:
-            used += 1
-            if token in self.stop:
-                row.stopped = True
-            else:
-                row.text.append(token)
-                row.new.append(token)
-                row.stopped = bool(self.until and self.until(row.new))
-            row.done = row.stopped or len(row.new) == self.limit
-            if row.done:
-                break
-        if self.stream and len(row.new) > before:
-            self.stream(row.index, row.new[before:])
-        return used
 
 
 def main(args: list[str]) -> None:

@@ -313,7 +313,7 @@ def test_a_net_that_judges_itself_decodes_greedily():
         assert out.tokens == own.tokens and (out.accepted, out.steps, out.forwards) == (own.accepted, own.steps, own.forwards)
 
 
-@pytest.mark.parametrize("context", [W, 10])  # the judge's window may be shorter
+@pytest.mark.parametrize("context", [W, 9, 1])  # the judge may see less
 def test_a_judge_keeps_the_longest_path_of_drafts_that_it_would_write(context):
     """Against the definition: no cache, one row."""
     model, judge, tree = net(4, 0), small(context=context), Tree.default(4, 12)
@@ -341,7 +341,7 @@ def test_a_judge_keeps_the_longest_path_of_drafts_that_it_would_write(context):
             text.append(int(logits[0].argmax()))
         assert tokens == text[len(prompt) :] and steps == count
         changed |= tokens != generate(model, [prompt], 20).tokens[0]
-    assert changed and sum(out.accepted) > 0  # approximate: not the net's own text
+    assert (context == 1) == (not changed) == (sum(out.accepted) == 0)  # approximate: not the net's own text
 
 
 def test_a_judge_at_a_temperature_ends_rows_and_repeats_by_its_seed():
