@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 def words(folder: Path, *more: str) -> list[str]:
     return [
         "fit", "-c", f"{ROOT}/recipes/mtp/code.yaml", "-c", f"{ROOT}/recipes/scales/smoke.yaml",
-        "--data.init_args.source=files", f"--data.init_args.files=['{folder}/code.jsonl']", f"--data.init_args.root={folder}/data",
+        "--data.init_args.source=files", f"--data.init_args.files=['{folder}/code.jsonl']",
+        f"--data.init_args.root={folder}/data",
         "--data.init_args.prepare_workers=1", f"--trainer.logger.init_args.save_dir={folder}/runs", *more,
     ]  # fmt: skip
 

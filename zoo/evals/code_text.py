@@ -53,7 +53,7 @@ class CodeText(L.Callback):
         body: int = 400,
         temperature: float = 0.8,
         documents: int = 400,
-        heads: int | None = 1,
+        heads: int | None = None,
         batch: int = 32,
         seed: int = 0,
     ):

@@ -186,6 +186,22 @@ def test_a_real_net_writes_the_same_twice(words):
     assert set(once) >= {"line_exact", "line_similarity", "syntax", "syntax_open"}
 
 
+def test_all_heads_write_the_same_lines(words, monkeypatch):
+    torch.manual_seed(0)
+    net = MTP(words.vocab, 64, n=3, dim=16, layers=4, heads=2).eval()
+    written, plain = [], code_text.generate
+
+    def noted(*arguments, **options):
+        made = plain(*arguments, **options)
+        written.append((options["heads"], made.tokens))
+        return made
+
+    monkeypatch.setattr(code_text, "generate", noted)
+    found = [CodeText(lines=4, characters=80, longest=30, heads=k).next_lines(net, words, TEXTS) for k in (1, None)]
+    (one, alone), (every, together) = written
+    assert (one, every) == (1, 3) and alone == together and found[0] == found[1]
+
+
 def test_texts_without_places_are_refused():
     net = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="no line after 160"):
