@@ -14,6 +14,7 @@ import gzip
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,19 @@ def load(name: str, files: Sequence[str] | str | None = None, limit: int | None 
     paths = [files] if isinstance(files, str) else list(files or packaged or [])
     rows = [row for path in paths for row in _rows(Path(os.path.expanduser(path)))] if paths else _hub(name)
     missing = [field for field in FIELDS[name] if rows and field not in rows[0]]
+    where = ", ".join(map(str, paths)) or HUB[name]["path"]
     if missing or not rows:
-        where = f"{', '.join(map(str, paths)) or HUB[name]['path']}"
         lack = f"its rows have no field {missing[0]!r}" if missing else "it is empty"
         raise ValueError(f"{where} does not hold {name} ({lack}): give a file with the fields {', '.join(FIELDS[name])}.")
     if name == "apps":  # some rows have no test at all
         rows = [row for row in rows if row["difficulty"] == "introductory" and row["input_output"]]
-    return [{"humaneval": humaneval, "mbpp": mbpp, "apps": apps}[name](row) for row in rows[:limit]]
+    problems, read = [], {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}[name]
+    for number, row in enumerate(rows[:limit], 1):
+        try:
+            problems.append(read(row))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:
+            raise ValueError(f"{where}: row {number} is no problem of {name} ({error!r}): mend or remove it") from error
+    return problems
 
 
 def humaneval(row: dict[str, Any]) -> Problem:
@@ -110,7 +117,7 @@ def humaneval(row: dict[str, Any]) -> Problem:
         stops=STOPS["humaneval"],
         test=f"{row['test']}\ncheck({row['entry_point']})",
         names=(row["entry_point"],),
-        setup=prompt,
+        setup=prompt if parses(prompt) else prompt.rstrip() + "\n    pass\n",
         canonical=None if solution is None else prompt + solution,
     )
 
@@ -156,6 +163,17 @@ def apps(row: dict[str, Any]) -> Problem:
         cases=cases,
         canonical=_lines(solutions[0]) if solutions else None,
     )
+
+
+def parses(program: str) -> bool:
+    """Whether a text is Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes and comparisons
+            ast.parse(program)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):  # null bytes; nesting too deep for the parser
+        return False
+    return True
 
 
 def _lines(text: str) -> str:

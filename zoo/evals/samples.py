@@ -1,9 +1,7 @@
 """Samples for code problems: a net completes prompts, jails judge the programs, and what is done once is kept in a file."""
 
-import ast
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 
 from zoo.data.tokenizer import Tokenizer
-from zoo.evals.problems import Problem
+from zoo.evals.problems import Problem, parses
 from zoo.evals.sandbox import Jails, Outcome
 from zoo.generate import generate
 from zoo.sampling import Sampling
@@ -140,17 +138,6 @@ def complete(
         program = problem.prefix + text
         samples.append(Sample(problem.id, number, text, "", "", parses(program), len(all_ids) > len(prompt)))
     return samples
-
-
-def parses(program: str) -> bool:
-    """Whether a text is Python."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes and comparisons
-            ast.parse(program)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):  # null bytes; nesting too deep for the parser
-        return False
-    return True
 
 
 def signature(net: nn.Module, tokenizer: Tokenizer, problems: Sequence[Problem], temperature: float, drawing: Drawing) -> str:
