@@ -64,7 +64,7 @@ def _gaps(results: Results) -> dict[str, list[list]]:
     found = {}
     for claim in results.spec.claims:
         pairs_of_rows = [(b, a) if claim.kind == "monotone" else (a, b) for a, b in pairwise(claim.rows)]  # as the page's plots
-        for a, b in pairs_of_rows if claim.kind != "agrees" else ():
+        for a, b in pairs_of_rows if claim.kind not in ("agrees", "rising") else ():
             for key in claim.metrics:
                 ours, theirs = results.curves.get((a, key), {}), results.curves.get((b, key), {})
                 pairs = [(dict(ours[seed]), dict(theirs[seed])) for seed in ours if seed in theirs]

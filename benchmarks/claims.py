@@ -13,7 +13,7 @@ COUNTED = {  # verdicts as a list counts them: one, several
     UNDECIDED: ("undecided", "undecided"), NOT_MEASURED: ("not measured", "not measured"),
 }  # fmt: skip
 MARGIN = {  # what a claim's margin is
-    "better": "smallest difference that counts:", "monotone": "smallest difference that counts:",
+    **dict.fromkeys(("better", "monotone", "rising"), "smallest difference that counts:"),
     "within": "allowed to be worse by", "agrees": "allowed to differ by",
 }  # fmt: skip
 BRACKETS = (
@@ -94,6 +94,10 @@ def _comparison(results: Results, claim: Claim, part: Part) -> str:
     if claim.kind == "agrees":
         other = metric_of(results.spec, claim.metrics[1])
         text = f"{rows[0]}: {which} less {other.label} is {size}, {seeds}{margin}."
+    elif claim.kind == "rising":
+        before = claim.metrics[claim.metrics.index(part.metric) - 1]
+        word = "better" if sign > 0 else "worse"
+        text = f"{rows[0]}: {part.metric} is {word} than {before} by {size} ({metric.label}), {seeds}{margin}."
     elif found.low == found.high == 0:
         text = f"{rows[0]} and {rows[1]} are equal ({which}), {seeds}{margin}."
     else:

@@ -54,7 +54,7 @@ def gaps(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
     seen: set[tuple] = set()
     for number, claim in enumerate(spec.claims, 1):
         pairs = [(b, a) for a, b in pairwise(claim.rows)] if claim.kind == "monotone" else [tuple(claim.rows[:2])]
-        for key in claim.metrics if claim.kind != "agrees" else ():
+        for key in claim.metrics if len(claim.rows) > 1 and claim.kind not in ("agrees", "rising") else ():
             new = [pair for pair in pairs if (*pair, key) not in seen]
             lines = [line for a, b in new if (line := _gap(results, a, b, key))]
             seen |= {(*pair, key) for pair in new}

@@ -200,7 +200,8 @@ def _adapted(net: nn.Module, gpu: bool, sharded: bool) -> nn.Module:
         if gpu and getattr(module, "chunk", 0) is None:
             module.chunk = 2048  # what linear_cross_entropy takes there
         if sharded and isinstance(module, FutureHeads) and module.backward == "head-by-head":
-            module.backward = "joint"
+            if any(isinstance(part, Block) for part in module.modules()):  # else the root holds the heads, whole while it runs
+                module.backward = "joint"
         if gpu and isinstance(module, nn.RMSNorm):
             module.forward = partial(_RMSNorm.apply, module.weight)
     return net

@@ -30,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, w
 
 OWN_SCALES = ("smoke", "laptop")
 MEASURED_TIMES = ("seconds", "tokens_per_second", "step_seconds")
-TIMES = (*MEASURED_TIMES, "test/speedup", "test/decoded_per_second")  # the last two: zoo.evals.decoding
+TIMES = (*MEASURED_TIMES, "test/speedup", "test/decoded_per_second")  # the last two, with @ and the heads: zoo.evals.decoding
 MEASURED = (*MEASURED_TIMES, "parameters", "tokens", "flops", "peak_memory_mib", "allocated_mib", "epochs")
 CROWD = 0.15  # cores of a CPU that trains
 
@@ -80,7 +80,7 @@ class Record:
 
         Times of a run that shared its machine are no numbers either: other processes would be in them.
         """
-        if key in TIMES and not self.quiet:
+        if key.split("@")[0] in TIMES and not self.quiet:
             return None
         if key in MEASURED:
             return getattr(self, key) or None

@@ -88,10 +88,10 @@ class Claim:
 
     better: the first of two rows beats the second; `margin` is the smallest difference worth the name · within: the first loses
     at most `margin` to the second · monotone: every row beats the one before · agrees: on every row the first metric differs from
-    the second by `margin` at most.
+    the second by `margin` at most · rising: on every row each metric beats the one before.
     """
 
-    kind: Literal["better", "within", "monotone", "agrees"]
+    kind: Literal["better", "within", "monotone", "agrees", "rising"]
     rows: list[str]
     metrics: list[str]
     sentence: str
@@ -237,6 +237,8 @@ def load(path: str | Path) -> Spec:
             raise ValueError(f"{path.name}: claims[{i}] compares two rows, not {len(claim.rows)}.")
         if claim.kind == "monotone" and len(claim.rows) < 2:
             raise ValueError(f"{path.name}: claims[{i}] compares two rows or more, not {len(claim.rows)}.")
+        if claim.kind == "rising" and len(claim.metrics) < 2:
+            raise ValueError(f"{path.name}: claims[{i}] compares two metrics or more, not {len(claim.metrics)}.")
         if claim.kind == "agrees" and len(claim.metrics) != 2:
             raise ValueError(f"{path.name}: claims[{i}] compares two metrics, not {len(claim.metrics)}.")
     for name, scale in spec.scales.items():

@@ -11,12 +11,13 @@ One comparison with interval [low, high] and the claim's margin δ becomes a wor
 
 | kind             | no effect larger than δ | holds                   | reversed              |
 |------------------|-------------------------|-------------------------|-----------------------|
-| better, monotone | -δ < low and high < δ   | low > 0                 | high < 0              |
+| better, monotone, rising | -δ < low and high < δ | low > 0           | high < 0              |
 | within           |                         | low >= -δ               | high < -δ             |
 | agrees           |                         | -δ <= low and high <= δ | high < -δ or low > δ  |
 
 read from left to right, so that a significant difference smaller than δ is no effect; else it is `undecided`, or `not measured`
-where the two cells share no seed. A claim of several comparisons (metrics, rows of `agrees`, consecutive rows of `monotone`)
+where the two cells share no seed. A claim of several comparisons (metrics, rows of `agrees`, consecutive rows of `monotone`,
+consecutive metrics of `rising`)
 
 - is reversed if any comparison is, at the level Bonferroni-corrected for their number, as one false alarm would be enough
 - holds if all hold, at the plain level, as every one of them has to (intersection-union test)
@@ -60,7 +61,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison: rows[0] against rows[1] on `metric`; for `agrees` one row, and its metrics[0].
+    """One comparison: rows[0] against rows[1] on `metric`; for `agrees` one row, and its metrics[0]; for `rising` one row, and
+    `metric` against the one before it.
 
     `interval` is the plain one, `word` is `reversed` at the corrected level only, `advice` is empty unless `word` is `undecided`.
     """
@@ -125,6 +127,8 @@ def _comparisons(claim: Claim) -> list[tuple[tuple[str, ...], tuple[str, str], t
     if claim.kind == "agrees":
         first, second = claim.metrics
         return [((row,), (row, first), (row, second)) for row in claim.rows]
+    if claim.kind == "rising":
+        return [((row,), (row, key), (row, before)) for row in claim.rows for before, key in pairwise(claim.metrics)]
     pairs = [(b, a) for a, b in pairwise(claim.rows)] if claim.kind == "monotone" else [tuple(claim.rows)]
     return [((a, b), (a, key), (b, key)) for a, b in pairs for key in claim.metrics]
 

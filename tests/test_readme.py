@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.cli import main
+from zoo.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)).replace("\\\n", " ")

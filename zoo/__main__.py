@@ -1,10 +1,52 @@
-"""`zoo` and `python -m zoo`."""
+"""`zoo` and `python -m zoo`: LightningCLI's verbs, which zoo.cli runs, and our own, which need not wait for Lightning."""
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+
+LIGHTNING = {
+    "fit": "train; LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value",
+    "validate": "the validation pass alone",
+    "test": "the test pass alone",
+    "prepare": "build the token store of a recipe (fit does it too, when it is missing)",
+}
+OWN = {  # verb: the module whose `main(words)` runs it
+    "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net"),
+    "solve": ("zoo.evals.passk", "FOLDER: have a saved net solve code problems (HumanEval, MBPP, APPS), pass@k"),
+    "evaluate": (
+        "zoo.evals.evaluate",
+        "FOLDER --tasks a,b: measure a saved net on lm-eval's tasks, from local files (--files) or the hub",
+    ),
+}
 
 
-def main() -> None:
-    from zoo.cli import main as run  # so that importing the package costs nothing
+def main(args: list[str] | None = None, callbacks: Iterable = ()):
+    """Run `zoo` with these words (default: the command line); a failure ends with one sentence and exit code 1 or 2.
 
-    run()
+    callbacks: of the caller, for LightningCLI's verbs, whose command line object is returned.
+    """
+    from zoo.explain import did_you_mean, in_one_sentence
+
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        verbs = {**LIGHTNING, **{verb: words for verb, (_, words) in OWN.items()}}
+        print("usage: zoo VERB …", *(f"  {verb:<10} {words}" for verb, words in verbs.items()), sep="\n")
+        print("`zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run.")
+        return None
+    verb = args[0]
+    if verb not in {**LIGHTNING, **OWN}:
+        sys.exit(f"zoo: there is no verb {verb!r}{did_you_mean(verb, [*LIGHTNING, *OWN])}")
+    if verb in LIGHTNING:
+        from zoo.cli import main as run
+
+        return run(args, callbacks)
+    with in_one_sentence():
+        return import_module(OWN[verb][0]).main(args[1:])
+
+
+def run() -> None:
+    """The installed command: what `main` returns is no exit code."""
+    main()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""The command line: `zoo fit|validate|test` are LightningCLI's, `zoo prepare|generate` are ours."""
+"""LightningCLI's verbs: `zoo fit|validate|test`, and `zoo prepare`, which only builds the data."""
 
-import difflib
-import errno
 import inspect
 import itertools
 import logging
-import os
 import pickle
 import re
 import sys
@@ -20,10 +17,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-import zoo.evals.evaluate
-import zoo.generate
-import zoo.shard  # (registers the strategy fsdp2)
+import zoo.shard  # noqa: F401  (registers the strategy fsdp2)
 from zoo.board import BesideIO, Board, Export, Last, progress
+from zoo.explain import did_you_mean, in_one_sentence
 from zoo.meter import Meter
 
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)  # else `${data…}` is not found under a subcommand
@@ -175,11 +171,6 @@ def check_top_level_keys(args: list[str], known: list[str]) -> None:
                     raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
 
 
-def did_you_mean(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; the keys here are {', '.join(sorted(set(known))[:30])}."
-
-
 def one_sentence(message: str) -> str:
     """The root cause in a jsonargparse message; a key that is not accepted gets the nearest one that is."""
     wrong = re.search(r"(?:Option|option|Key|arguments:) ['\"]?-*([\w.]+)", message)
@@ -209,47 +200,13 @@ def named_parameters() -> list[str]:
 _last_args: list[str] = []
 
 
-# -- our own verbs -------------------------------------------------------------------------------------------------
-VERBS = {"generate": zoo.generate.main, "evaluate": zoo.evals.evaluate.main}
-USAGE = """usage: zoo VERB …
-  fit | validate | test             LightningCLI: -c recipes/mtp/code.yaml -c recipes/scales/laptop.yaml --key=value
-  prepare                           build the token store of a recipe (fit does it too, when it is missing)
-  generate FOLDER                   continue a prompt with a saved net
-  evaluate FOLDER --tasks a,b       measure a saved net on lm-eval's tasks, from local files (--files) or the hub
-`zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run."""
+def main(args: list[str] | None = None, callbacks: Iterable[Callback] = ()) -> ZooCLI:
+    """Run one of LightningCLI's verbs with these words (default: the command line); `zoo.__main__` knows the others too.
 
-
-def main(args: list[str] | None = None, callbacks: Iterable[Callback] = ()) -> ZooCLI | None:
-    """Run `zoo` with these words (default: the command line). A failure ends with one sentence and exit code 1 or 2.
-
-    callbacks: of the caller, beside our own; for LightningCLI's verbs.
-    ZOO_TRACEBACK=1 shows the whole traceback instead.
+    callbacks: of the caller, beside our own. A failure ends with one sentence and exit code 1 or 2.
     """
     global _last_args
     args = list(sys.argv[1:] if args is None else args)
     _last_args = args
-    if not args or args[0] in ("-h", "--help"):
-        print(USAGE)
-        return None
-    if args[0] not in {**ZooCLI.subcommands(), **VERBS}:
-        sys.exit(f"zoo: there is no verb {args[0]!r}{did_you_mean(args[0], [*ZooCLI.subcommands(), *VERBS])}")
-    try:
-        return VERBS[args[0]](args[1:]) if args[0] in VERBS else lightning_main(args, callbacks)
-    except Exception as error:
-        if os.environ.get("ZOO_TRACEBACK"):
-            raise
-        sys.exit(f"zoo: {explain(error)}")
-
-
-def explain(error: Exception) -> str:
-    """One sentence for a failure that a user can mend."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in str(error):
-        where = getattr(error, "filename", None) or "the run folder"
-        return (
-            f"no space is left on the disk of {where}; free some and resume with --ckpt_path=<run folder>/checkpoints/last.ckpt "
-            "(what was written before is intact)."
-        )
-    text = " ".join(str(error).split())
-    own = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
-    return text if own else f"{type(error).__name__}: {text} (ZOO_TRACEBACK=1 shows where)"
+    with in_one_sentence():
+        return lightning_main(args, callbacks)

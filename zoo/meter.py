@@ -111,9 +111,9 @@ class Meter(L.Callback):
     """Measures tokens/s, FLOP/s and memory; leaves the sums in `module.measured` for the benchmark runner.
 
     parameters · tokens · epochs (passes over the training text) · seconds, tokens_per_second and step_seconds (median of an
-    optimizer step, all its micro-steps and the optimizer's; on a GPU the mean) without the first two micro-steps · flops · peak_memory_mib, of the process or the card ·
-    allocated_mib, the highest that torch's allocator held in a step (`AllocatedPeak`) · crowd, the cores that other processes
-    kept busy meanwhile: times mean little above a tenth of a core.
+    optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops
+    · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
+    (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth of a core.
     """
 
     def on_fit_start(self, trainer, module) -> None:
@@ -173,7 +173,7 @@ class Meter(L.Callback):
             "epochs": trainer.datamodule.epochs_seen((batch_idx + 1) * self.tokens * trainer.world_size),
             "seconds": self.seconds,
             "tokens_per_second": rate,
-            "step_seconds": each * self.seconds / max(self.micro_steps, 1) if cuda or not self.times else median(self.times),
+            "step_seconds": self.step_seconds(each, cuda),
             "flops": self.flops * (batch_idx + 1) * trainer.world_size,
             "peak_memory_mib": peak_memory_mib(module.device),
             "crowd": None if math.isnan(machine) else max(0.0, machine - own) / (time.perf_counter() - self.began),
@@ -184,6 +184,10 @@ class Meter(L.Callback):
             module.log("speed/tokens_per_second", rate)
             module.log("speed/flop_per_second", rate / self.tokens * self.flops)
             module.log("speed/peak_memory_mib", module.measured["peak_memory_mib"])
+
+    def step_seconds(self, each: int, mean: bool) -> float:
+        """Of an optimizer step of `each` micro-steps: the median, or the mean where clocks are read at log steps only."""
+        return median(self.times) if self.times and not mean else each * self.seconds / max(self.micro_steps, 1)
 
     def on_train_end(self, trainer, module) -> None:
         if self.peak:  # a run of two optimizer steps ends inside the profile

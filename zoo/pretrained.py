@@ -46,16 +46,43 @@ def from_pretrained(folder: str | Path) -> nn.Module:
     return _fill(cls, config["config"], weights, folder)
 
 
+class Saved(nn.Module):
+    """A net that is there already, where a recipe makes one: `net: {class_path: zoo.pretrained.Saved, init_args: {folder: …}}`.
+
+    With `trainer.max_steps: 0` it is tested as it is; else training goes on from its weights. What is made is the net itself, of
+    its own class, as `from_pretrained` gives it: a recipe's `net` has to name a Module, so this is one by name.
+
+    Args:
+        vocab, context: of the data that it is to read.
+        folder: what `save_pretrained` wrote.
+
+    Raises FileNotFoundError or ValueError, in a sentence, where the folder holds no net, or none for these data.
+    """
+
+    def __new__(cls, vocab: int, context: int, folder: str) -> nn.Module:
+        net = from_pretrained(folder)
+        if net.vocab != vocab:
+            raise ValueError(
+                f"The net in {folder} has {net.vocab} token ids and the data {vocab}: give the data the tokenizer that it was "
+                "trained with, which lies beside it."
+            )
+        net.trunk.fits(context)
+        # Like a net that was just made: in training, and where `with torch.device(…)` wants it ("meta", where nets are counted).
+        return net.train().to(torch.empty(0).device)
+
+    def __init__(self, vocab: int, context: int, folder: str):  # for the command line, which reads the arguments here
+        raise AssertionError("__new__ gives a net of another class, so this never runs.")
+
+
 def to_transformers(net: nn.Module, folder: str | Path) -> None:
     """Write what transformers' GPT2LMHeadModel or LlamaForCausalLM loads with equal logits.
 
-    Of a multi-token predictor the trunk and head 1, as the last layer, are written: its next-token model.
+    Of a net with more heads its next-token model is written (`next_token_weights`): the trunk and head 1, and nothing of heads
+    2..n unless head 1 lies on them.
     """
-    trunk, state = net.trunk, net.state_dict()
-    layers = len(trunk.layers)
-    if hasattr(net, "heads"):
-        state = {name.replace("heads.blocks.0.", f"trunk.layers.{layers}."): w for name, w in state.items()}
-        layers += 1
+    trunk, state = net.trunk, net.next_token_weights()
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("trunk.layers."))
+    tied = "trunk.output.weight" not in state
     layout = LAYOUTS[trunk.flavour]
     sizes = {
         "vocab": trunk.embedding.num_embeddings,
@@ -69,10 +96,10 @@ def to_transformers(net: nn.Module, folder: str | Path) -> None:
     }
     config = {theirs: sizes[ours] for ours, theirs in layout.sizes.items()} | layout.fixed
     config |= dict.fromkeys(layout.dropouts, trunk.dropout)
-    config |= {"model_type": trunk.flavour, "architectures": [layout.architecture], "tie_word_embeddings": trunk.output is None}
+    config |= {"model_type": trunk.flavour, "architectures": [layout.architecture], "tie_word_embeddings": tied}
     config |= {"bos_token_id": None, "eos_token_id": None}  # their defaults lie outside a small vocabulary
     weights = {}
-    for ours, theirs, transposed in layout.weights(layers, tied=trunk.output is None):
+    for ours, theirs, transposed in layout.weights(layers, tied):
         for name, w in zip(theirs, state[ours].chunk(len(theirs))):
             weights[layout.name(name)] = w.t() if transposed else w
     _write(Path(folder), config, weights, {"format": "pt"})

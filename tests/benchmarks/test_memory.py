@@ -25,6 +25,11 @@ NETS = {
     "n = 4": lambda: MTP(VOCAB, CONTEXT, 4, 128, 6, 4),
     "n = 4, joint": lambda: MTP(VOCAB, CONTEXT, 4, 128, 6, 4, backward="joint"),
     "n = 4, naive": lambda: MTP(VOCAB, CONTEXT, 4, 128, 6, 4, backward="naive"),
+    "causal": lambda: MTP(VOCAB, CONTEXT, 4, 128, 6, 4, arrangement="causal"),
+    "anticausal + 2, recomputed": lambda: MTP(VOCAB, CONTEXT, 4, 128, 6, 4, arrangement="anticausal", extra=2, checkpoint=True),
+    "linear": lambda: MTP(VOCAB, CONTEXT, 4, 128, 4, 4, head="linear"),
+    "replicated": lambda: MTP(257, CONTEXT, 8, 128, 4, 4, unembeddings="replicated"),
+    "replicated, joint": lambda: MTP(257, CONTEXT, 8, 128, 4, 4, unembeddings="replicated", backward="joint"),
 }
 
 
@@ -49,8 +54,8 @@ def measured(make_net, make_optimizer, precision, accumulate=1) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         net = make_net()
         optimizer = make_optimizer(net)
-        batch = {"tokens": torch.randint(VOCAB, (BATCH, CONTEXT + 4)), "mask": torch.ones(BATCH, CONTEXT + 4, dtype=torch.bool)}
-        batch = {name: x[:, : CONTEXT + net.ahead].contiguous() for name, x in batch.items()}
+        shape = BATCH, CONTEXT + net.ahead
+        batch = {"tokens": torch.randint(net.vocab, shape), "mask": torch.ones(shape, dtype=torch.bool)}
         step(net, optimizer, batch, precision, accumulate)
         with record_function("second"):
             pass
@@ -66,7 +71,7 @@ def measured(make_net, make_optimizer, precision, accumulate=1) -> int:
 
 
 CASES = [(name, "bf16-mixed", AdamW, 1) for name in NETS]
-CASES += [(name, "32-true", AdamW, 1) for name in ("next token", "n = 4", "n = 4, joint")]
+CASES += [(name, "32-true", AdamW, 1) for name in ("next token", "n = 4", "n = 4, joint", "causal", "replicated")]
 CASES += [("n = 4", "32-true", Muon, 1), ("next token", "bf16-mixed", Muon, 1), ("n = 4", "32-true", AdamW, 3)]
 CASES += [("next token", "bf16-mixed", AdamW, 2)]
 
@@ -159,7 +164,17 @@ def pretended(devices):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name, devices", [("next token", 2), ("n = 4", 8), ("gpt2, recomputed", 2), ("wide", 64)])
+SHARDED = [
+    ("next token", 2),
+    ("n = 4", 8),
+    ("gpt2, recomputed", 2),
+    ("wide", 64),
+    ("causal", 4),
+    ("replicated", 4),
+]
+
+
+@pytest.mark.parametrize("name, devices", SHARDED)
 def test_sharded_formula_agrees_with_fsdp2(name, devices, monkeypatch):
     make = {**NETS, "wide": lambda: MTP(512, CONTEXT, 4, 384, 8, 4)}[name]
     resize = torch.UntypedStorage.resize_
@@ -168,7 +183,7 @@ def test_sharded_formula_agrees_with_fsdp2(name, devices, monkeypatch):
         net = make()
         shard(net, mesh)
         optimizer = AdamW(net)
-        batch = {name: x[:, : CONTEXT + net.ahead].clone() for name, x in like(device="cpu").items()}
+        batch = {name: x[:, : CONTEXT + net.ahead].clone() for name, x in like(length=CONTEXT + 8, device="cpu").items()}
         step(net, optimizer, batch, "bf16-mixed")
         follower.peak = 0
         step(net, optimizer, batch, "bf16-mixed", 2)

@@ -85,6 +85,15 @@ def test_agrees_compares_two_metrics_of_each_row_whatever_their_direction(margin
     assert found.parts[0].interval.mean == pytest.approx(centre)
 
 
+def test_rising_compares_each_metric_with_the_one_before_it():
+    cells = {("r", key): {0: value, 1: value + 0.1, 2: value + 0.2} for key, value in (("m", 1.0), ("n", 2.0), ("o", 3.0))}
+    rising = {"kind": "rising", "rows": ["r"]}
+    assert judged(cells, "higher", **rising, metrics=["m", "n", "o"]).word == HOLDS
+    assert judged(cells, "higher", **rising, metrics=["m", "o", "n"]).word == REVERSED
+    assert judged(cells, "lower", **rising, metrics=["m", "n", "o"]).word == REVERSED
+    assert [part.metric for part in judged(cells, "higher", **rising, metrics=["m", "n", "o"]).parts] == ["n", "o"]
+
+
 def test_agrees_on_several_rows_is_reversed_by_one_of_them():
     good, bad = differing(0.0, 0.1), differing(3.0, 0.1)
     cells = {("r", "m"): good["a", "m"], ("r", "n"): good["b", "m"], ("s", "m"): bad["a", "m"], ("s", "n"): bad["b", "m"]}

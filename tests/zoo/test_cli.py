@@ -10,7 +10,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.cli import explain, main
+from zoo.__main__ import LIGHTNING, main
+from zoo.cli import ZooCLI
+from zoo.explain import explain
 from zoo.pretrained import from_pretrained
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,10 @@ def test_overlays_and_command_line_win_in_order(tmp_path, capsys):
     net = config["model"]["init_args"]["net"]
     assert net["init_args"]["dim"] == 48 and net["init_args"]["layers"] == 10 and net["init_args"]["n"] == 4
     assert config["model"]["init_args"]["warmup"] == 2 and config["model"]["init_args"]["floor"] == 0.03
+
+
+def test_the_verbs_are_those_that_there_are():
+    assert set(LIGHTNING) == set(ZooCLI.subcommands())
 
 
 def test_data_and_seed_reach_the_model(fitted):

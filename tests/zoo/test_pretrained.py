@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
@@ -12,6 +13,7 @@ from zoo.pretrained import from_pretrained, from_transformers, save_pretrained, 
 torch.set_num_threads(1)
 V, T = 37, 14
 SIZES = {"vocab": V, "context": T, "dim": 24, "layers": 4, "heads": 3}
+NEWER = ("head", "arrangement", "unembeddings", "extra")  # arguments that MTP got later
 FORMS = [("gpt2", True), ("gpt2", False), ("llama", True), ("llama", False)]
 
 
@@ -33,6 +35,9 @@ def logits(net, tokens):
     [
         lambda f, t: NextToken(**SIZES, flavour=f, tied=t, dropout=0.1),
         lambda f, t: MTP(n=2, **SIZES, flavour=f, tied=t, reduction="mean"),
+        lambda f, t: MTP(n=2, **SIZES, flavour=f, tied=t, arrangement="anticausal", extra=1),
+        lambda f, t: MTP(n=2, **SIZES, flavour=f, tied=t, head="linear"),
+        lambda f, t: MTP(n=6, **SIZES, flavour=f, tied=t, unembeddings="replicated"),
     ],
 )
 @pytest.mark.parametrize("flavour, tied", FORMS)
@@ -133,13 +138,52 @@ def test_sharded_weights_are_read(tmp_path):
         torch.testing.assert_close(logits(from_transformers(tmp_path), tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("flavour", ["gpt2", "llama"])
-def test_of_a_multi_token_predictor_head_one_is_exported(flavour, tmp_path):
-    net, tokens = stir(MTP(n=3, **SIZES, flavour=flavour)), torch.randint(0, V, (2, T))
+HEADS = {
+    "parallel": ({}, 2),
+    "parallel + 2": ({"extra": 2}, 4),
+    "causal": ({"arrangement": "causal"}, 2),
+    "anticausal": ({"arrangement": "anticausal"}, 4),
+    "linear": ({"head": "linear"}, 4),
+    "replicated": ({"unembeddings": "replicated"}, 4),
+}
+
+
+@pytest.mark.parametrize("form", HEADS)
+@pytest.mark.parametrize("flavour, tied", FORMS)
+def test_of_a_multi_token_predictor_head_one_is_exported(form, flavour, tied, tmp_path):
+    """The other heads are dropped: the layers that are left are those that head 1 needs."""
+    options, layers = HEADS[form]
+    net, tokens = stir(MTP(n=3, **SIZES, flavour=flavour, tied=tied, **options)), torch.randint(0, V, (2, T))
     to_transformers(net, tmp_path)
+    model = their_model(flavour, None, tmp_path)
     with torch.no_grad():
-        theirs = their_model(flavour, None, tmp_path)(tokens).logits
+        theirs = model(tokens).logits
+    assert theirs.std() > 0.1
     torch.testing.assert_close(logits(net, tokens), theirs, atol=1e-5, rtol=0)
+    again = from_transformers(tmp_path)
+    torch.testing.assert_close(logits(again, tokens), theirs, atol=1e-5, rtol=0)
+    assert model.config.num_hidden_layers == len(again.trunk.layers) == layers
+    assert model.config.tie_word_embeddings == (tied and form != "linear")  # a linear head is multiplied into the table
+
+
+@pytest.mark.parametrize("form", HEADS)
+def test_the_next_token_weights_fill_a_next_token_net(form):
+    options, layers = HEADS[form]
+    net, tokens = stir(MTP(n=3, **SIZES, **options)).double(), torch.randint(0, V, (2, T))
+    alone = NextToken(**{**SIZES, "layers": layers}).double()
+    alone.load_state_dict(net.next_token_weights())
+    torch.testing.assert_close(logits(alone, tokens), logits(net, tokens), atol=1e-10, rtol=0)
+
+
+def test_a_folder_from_before_there_were_other_heads_loads(tmp_path):
+    net = stir(MTP(n=2, **SIZES))
+    save_pretrained(net, tmp_path)
+    old = {"class": "zoo.mtp.net.MTP", "config": {k: w for k, w in net.config.items() if k not in NEWER}}
+    assert len(old["config"]) == len(net.config) - len(NEWER)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    save_file(dict(net.state_dict()), tmp_path / "model.safetensors", {"zoo": json.dumps(old, sort_keys=True)})
+    tokens = torch.randint(0, V, (2, T))
+    assert torch.equal(logits(from_pretrained(tmp_path), tokens), logits(net, tokens))
 
 
 def test_missing_and_damaged_folders_are_named_in_one_sentence(tmp_path):

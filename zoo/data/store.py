@@ -161,7 +161,23 @@ class Prepared:
         self.description, self.fingerprint = manifest["description"], manifest["source"]
 
     def documents(self, split: str | None = None) -> Iterator:
-        raise RuntimeError(f"{self.folder} holds tokens, not text: read documents from the source it was made of")
+        """Its documents as the tokenizer spells them; a cut store ends inside its last one."""
+        from zoo.data.sources import Document, identity
+        from zoo.data.tokenizer import load_tokenizer
+
+        tokenizer, eos = load_tokenizer(self.folder), read_manifest(self.folder)["eos"]
+        for each in [split] if split else ["train", "validation", "test"]:
+            left: list[int] = []
+            for shard in TokenStore(self.folder, each)._shards:
+                *whole, rest = np.split(shard, np.flatnonzero(shard == eos) + 1)
+                for tokens in whole:
+                    text = tokenizer.decode([*left, *tokens[:-1].tolist()])
+                    yield Document(text, identity(text), each)
+                    left = []
+                left += rest.tolist()
+            if left:
+                text = tokenizer.decode(left)
+                yield Document(text, identity(text), each)
 
 
 class TokenStore:

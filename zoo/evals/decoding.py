@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 
 from zoo.data.loader import spread
@@ -13,131 +14,140 @@ from zoo.generate import Generation, generate
 from zoo.meter import busy_seconds
 from zoo.sampling import Sampling
 
-TREES = ("greedy", "typical", "nucleus")
-
 
 class Decoding(L.Callback):
-    """At test: continues held-out prompts, races that against plain cached decoding of the same net, and logs what it gains.
+    """At test: continues held-out prompts with k heads, for each k, and logs the gain over plain cached decoding.
 
     Prompts are the first tokens of windows spread evenly over the test split; every continuation has `tokens` tokens (no stop
-    token), as in Table S2. Both ways are run in turn, batch by batch, and the fastest of `rounds` counts.
+    token), as in Table S2. All ways are run in turn, batch by batch, and the fastest of `rounds` counts.
 
     Args:
-        heads: heads that draft and verify (k of Table S2); None takes all that the net has, 1 is plain decoding.
-        tree: nodes of a Medusa tree (sheet of Cai et al. 2024) instead of one chain of drafts; None: no tree.
+        heads: each k to measure: heads that draft and verify; None takes 2 … all that the net has.
+        tree: nodes of a draft tree (zoo.tree) instead of one chain of drafts; None: no tree.
         accept: rule for the nodes of a tree. Only "greedy" gives the text of plain decoding.
-        draft: folder of a saved net that drafts `heads` - 1 tokens instead of the net's own heads.
+        draft: folder of a saved net that drafts k - 1 tokens instead of the net's own heads.
         judge: folder of a saved net that scores the tree's paths instead of head 1: approximate by design.
         temperature: of typical and nucleus acceptance; 0 elsewhere.
-        prompts, prompt_tokens, tokens, batch: how many, how long, how much is added, rows at a time.
-        rounds: repetitions of each batch; 0 measures no times.
+        prompts, batch: how many, and rows at a time.
+        prompt_tokens, tokens: how long a prompt is and how much is added; None is half the net's context each.
+        rounds: repetitions of each batch.
 
-    Logs tokens_per_forward; accepted1 … (percent of forwards in which at least so many drafts were accepted); identical (percent
-    of rows whose text is plain decoding's); speedup (seconds of plain decoding over these) and decoded_per_second (tokens).
+    Logs for each k (also of a tree: its depth is k - 1): tokens_per_forward@k; accepted<j>@k, percent of forwards in which at
+    least j drafts were accepted; identical@k, percent of rows with plain decoding's text; speedup@k, seconds of plain decoding
+    over these; decoded_per_second@k, tokens; and decoded_per_second@1, of plain decoding.
     """
 
     def __init__(
         self,
-        heads: int | None = None,
+        heads: list[int] | None = None,
         tree: int | None = None,
         accept: Literal["greedy", "typical", "nucleus"] = "greedy",
         draft: str | None = None,
         judge: str | None = None,
         temperature: float = 0.0,
-        prompts: int = 64,
-        prompt_tokens: int = 128,
-        tokens: int = 128,
-        batch: int = 16,
-        rounds: int = 3,
+        prompts: int = 16,
+        batch: int = 1,
+        prompt_tokens: int | None = None,
+        tokens: int | None = None,
+        rounds: int = 2,
     ):
         if judge and not tree:
             raise ValueError("Decoding: a judge scores the paths of a tree: give `tree` too.")
-        if draft and (tree or not heads):
-            raise ValueError("Decoding: with `draft`, `heads` - 1 tokens are drafted by that net: give `heads`, and no `tree`.")
+        if draft and tree:
+            raise ValueError("Decoding: a draft net drafts a chain, not a tree: give one of `draft` and `tree`.")
+        if min(prompts, batch, rounds) < 1:
+            raise ValueError(f"Decoding: prompts, batch and rounds must be at least 1, not {prompts}, {batch}, {rounds}.")
         self.heads, self.tree, self.accept, self.draft, self.judge = heads, tree, accept, draft, judge
-        self.temperature, self.prompts, self.prompt_tokens, self.tokens = temperature, prompts, prompt_tokens, tokens
-        self.batch, self.rounds = batch, rounds
+        self.temperature, self.prompts, self.batch, self.rounds = temperature, prompts, batch, rounds
+        self.prompt_tokens, self.tokens = prompt_tokens, tokens
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError("Decoding measures one process: test the saved net with --trainer.devices=1.")
-        net, data = module.net, trainer.datamodule
-        if self.prompt_tokens + self.tokens > net.trunk.positions:
+        net = module.net
+        length, count = self.prompt_tokens or net.context // 2, self.tokens or net.context // 2
+        if length + count > net.trunk.positions:
             raise ValueError(
-                f"Decoding: {self.prompt_tokens} + {self.tokens} tokens are more than the net's {net.trunk.positions} positions: "
+                f"Decoding: {length} + {count} tokens are more than the net's {net.trunk.positions} positions: "
                 "make prompt_tokens or tokens smaller."
             )
-        prompts = self._prompts(data)
-        ours, plain = self._way(net), lambda rows: generate(net, rows, self.tokens)
-        total, times, same = _Sum(), [0.0, 0.0], 0
+        ways = {k: self._way(net, k, count) for k in self.heads or range(2, net.n + 1)}
+        ways = {1: lambda rows: generate(net, rows, count), **ways}
+        prompts = self._prompts(trainer.datamodule, length)
         machine, own, began = *busy_seconds(), time.perf_counter()
-        generate(net, prompts[: self.batch], min(8, self.tokens))  # what is allocated or packed once is no decoding
-        for first in range(0, len(prompts), self.batch):
-            rows = prompts[first : first + self.batch]
-            best, made = [math.inf, math.inf], [None, None]
-            for _ in range(max(1, self.rounds)):
-                for i, way in enumerate((plain, ours)):
-                    start = _now(module.device)
-                    made[i] = way(rows)
-                    best[i] = min(best[i], _now(module.device) - start)
-            times = [a + b for a, b in zip(times, best)]
-            total.add(made[1])
-            same += sum(a == b for a, b in zip(made[0].tokens, made[1].tokens))
-        if self.rounds:
-            crowd = [(now - then) for now, then in zip(busy_seconds(), (machine, own))]
-            seen = max(0.0, crowd[0] - crowd[1]) / (time.perf_counter() - began)
-            known = module.measured.get("crowd")
-            module.measured["crowd"] = None if math.isnan(seen) else max(seen, known or 0.0)
-            module.log("test/speedup", times[0] / times[1])
-            module.log("test/decoded_per_second", total.emitted / times[1])
-        module.log("test/tokens_per_forward", total.tokens_per_forward)
-        module.log("test/identical", 100.0 * same / len(prompts))
-        for j, count in enumerate(total.accepted, 1):
-            module.log(f"test/accepted{j}", 100.0 * count / total.steps)
+        totals = race(ways, [prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch)], self.rounds, module.device)
+        seen = max(0.0, busy_seconds()[0] - machine - (busy_seconds()[1] - own)) / (time.perf_counter() - began)
+        module.measured = measured = getattr(module, "measured", {})  # of Meter, where the net was trained in this process
+        measured["crowd"] = None if math.isnan(seen) else max(seen, measured.get("crowd") or 0.0)
+        for k, total in totals.items():
+            module.log(f"test/decoded_per_second@{k}", total.emitted / total.seconds)
+            if k == 1 and 1 not in (self.heads or ()):
+                continue
+            module.log(f"test/speedup@{k}", totals[1].seconds / total.seconds)
+            module.log(f"test/tokens_per_forward@{k}", 1 + sum(total.accepted) / max(1, total.steps))
+            module.log(f"test/identical@{k}", 100.0 * np.mean([a == b for a, b in zip(total.texts, totals[1].texts)]))
+            for j, often in enumerate(total.accepted, 1):
+                module.log(f"test/accepted{j}@{k}", 100.0 * often / max(1, total.steps))
 
-    def _prompts(self, data) -> list[list[int]]:
-        store, count = data.stores["test"], data.windows("test")
-        chosen = spread(torch.arange(min(self.prompts, count)).numpy(), count, min(self.prompts, count))
-        return store.windows(chosen * data.context, self.prompt_tokens).tolist()
+    def _prompts(self, data, length: int) -> list[list[int]]:
+        count = data.windows("test")
+        chosen = spread(np.arange(min(self.prompts, count)), count, min(self.prompts, count))
+        return data.stores["test"].windows(chosen * data.context, length).tolist()
 
-    def _way(self, net) -> Callable[[list[list[int]]], Generation]:
+    def _way(self, net, k: int, count: int) -> Callable[[list[list[int]]], Generation]:
         """Prompts -> what this callback's way of decoding makes of them."""
         from zoo.pretrained import from_pretrained
 
         device = next(net.parameters()).device
-        heads = self.heads or getattr(net, "n", 1)
         if self.draft:
             other = from_pretrained(self.draft).to(device)
-            return lambda rows: generate(net, rows, self.tokens, heads=heads, draft=other)
+            return lambda rows: generate(net, rows, count, heads=k, draft=other)
         if not self.tree:
-            return lambda rows: generate(net, rows, self.tokens, heads=heads)
+            return lambda rows: generate(net, rows, count, heads=k)
         from zoo.medusa import medusa, scored_by
         from zoo.tree import Tree
 
-        tree, sampling = Tree.default(heads, self.tree), Sampling(self.temperature)
-        draws = torch.Generator(device).manual_seed(0)
+        tree, sampling = Tree.default(k, self.tree), Sampling(self.temperature)
         if self.judge:
             other = from_pretrained(self.judge).to(device)
-            return lambda rows: scored_by(net, other, rows, self.tokens, tree=tree)
-        return lambda rows: medusa(net, rows, self.tokens, sampling, tree=tree, accept=self.accept, generator=draws)
+            return lambda rows: scored_by(net, other, rows, count, tree=tree)
+        draws = torch.Generator(device).manual_seed(0)
+        return lambda rows: medusa(net, rows, count, sampling, tree=tree, accept=self.accept, generator=draws)
 
 
-class _Sum:
-    """What several generations add up to."""
+class Total:
+    """What the batches of one way of decoding add up to; seconds: of the fastest round of each batch."""
 
     def __init__(self) -> None:
-        self.steps, self.gained, self.emitted, self.accepted = 0, 0.0, 0, []
+        self.seconds, self.steps, self.emitted = 0.0, 0, 0
+        self.accepted: list[int] = []
+        self.texts: list[list[int]] = []
 
-    def add(self, made: Generation) -> None:
-        steps = sum(made.steps)
-        self.steps += steps
-        self.gained += made.tokens_per_forward * steps
+    def add(self, made: Generation, seconds: float) -> None:
+        self.seconds += seconds
+        self.steps += sum(made.steps)
         self.emitted += sum(map(len, made.tokens))
         self.accepted = [a + b for a, b in zip(self.accepted or [0] * len(made.accepted), made.accepted)]
+        self.texts += made.tokens
 
-    @property
-    def tokens_per_forward(self) -> float:
-        return self.gained / self.steps if self.steps else 1.0
+
+def race(
+    ways: dict[int, Callable[[list[list[int]]], Generation]], batches: list[list[list[int]]], rounds: int, device: torch.device
+) -> dict[int, Total]:
+    """Run every way on every batch, in turn and `rounds` times; the first batch once more before, so that all are warm."""
+    totals = {name: Total() for name in ways}
+    for way in ways.values():
+        way(batches[0])
+    for batch in batches:
+        fastest, made = dict.fromkeys(ways, math.inf), {}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                start = _now(device)
+                made[name] = way(batch)
+                fastest[name] = min(fastest[name], _now(device) - start)
+        for name, total in totals.items():
+            total.add(made[name], fastest[name])
+    return totals
 
 
 def _now(device: torch.device) -> float:

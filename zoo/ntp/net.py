@@ -106,7 +106,7 @@ class NextToken(nn.Module):
     def next(
         self, tokens: Tensor, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None, heads: int = 1
     ) -> Tensor:
-        """Logits (B, t, V) of what follows each of the new tokens (B, t), which the cache then holds; arguments as of `states`."""
+        """Logits (B, t, V) of what follows each of the new tokens (B, t), which the cache then holds; see `states`."""
         return self.logits(self.states(tokens, cache, positions, mask, heads)[:, :, 0])
 
     def cache(
@@ -120,3 +120,7 @@ class NextToken(nn.Module):
         capacity = capacity or self.trunk.positions
         self.trunk.fits(capacity)
         return self.trunk.cache(batch_size, capacity, dtype, device)
+
+    def next_token_weights(self) -> dict[str, Tensor]:
+        """The weights of this net, as every net with a next-token model in it hands them out."""
+        return self.state_dict()

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # workers get it too
 from random_words import Words
 
 from zoo.data import shards, store
-from zoo.data.store import TokenStore, build
+from zoo.data.store import Prepared, TokenStore, build
 from zoo.data.tokenizer import Bytes, train_bpe
 
 
@@ -48,6 +48,14 @@ def test_a_store_holds_every_document_and_an_end_token_after_it(words):
             "bytes": sum(len(d.text.encode()) for d in documents),
         }
     assert len(TokenStore(folder, "test")) == 0
+
+
+def test_a_store_spells_its_documents(words, tmp_path):
+    source, folder = words
+    Bytes().save(folder)
+    for split in ("train", "validation", "test", None):
+        made = Prepared(folder).documents(split)
+        assert sorted((d.text, d.split) for d in made) == sorted((d.text, d.split) for d in source.documents(split))
 
 
 def test_the_manifest_tells_what_is_there(words):

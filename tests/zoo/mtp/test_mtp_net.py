@@ -199,7 +199,7 @@ def test_the_sizes_of_the_paper(name, dim, layers, heads, count):
     "wrong, message",
     [
         ({"n": 9}, "leave no trunk: choose n between 1 and 8"),
-        ({"n": 0}, "leave no trunk"),
+        ({"n": 0}, "n and layers must be at least 1, not 0 and 9"),
         ({"n": 12}, "leave no trunk"),
         ({"n": 2, "reduction": "max"}, "reduction is 'sum' or 'mean'"),
         ({"n": 2, "heads": 5}, "choose heads that divide dim"),

@@ -160,8 +160,8 @@ def test_memory_is_flat_in_the_number_of_heads():
     sizes = {"vocab": 2000, "context": 64, "dim": 16, "layers": 9, "heads": 2, "flavour": "llama", "hidden": 16, "chunk": 16}
     logits = 4 * 64 * 2000 * 4  # bytes of one head's
 
-    def peak(n, backward="head-by-head", loss=lambda model, b: model(b)["loss"]):
-        model = MTP(n=n, backward=backward, **sizes)
+    def peak(n, backward="head-by-head", loss=lambda model, b: model(b)["loss"], **form):
+        model = MTP(n=n, backward=backward, **sizes, **form)
         b = {"tokens": torch.randint(0, 2000, (4, 64 + n)), "mask": torch.ones(4, 64 + n, dtype=torch.bool)}
         with Meter() as meter:
             loss(model, b).backward()
@@ -172,6 +172,26 @@ def test_memory_is_flat_in_the_number_of_heads():
     assert peak(8, loss=naive) > peak(1, loss=naive) + 6 * logits
     assert peak(1, loss=naive) > ours[0] + logits / 2
     assert peak(8, "joint") < ours[0] + logits  # one graph, still without the logits
+    for arrangement in ("causal", "anticausal"):  # as many blocks' graphs as a deeper trunk would hold, and one head's logits
+        assert peak(8, arrangement=arrangement) <= 1.05 * ours[0]
+        assert peak(8, arrangement=arrangement, checkpoint=True) < peak(8, arrangement=arrangement)
+    linear = [peak(n, head="linear") for n in (1, 8)]
+    assert linear[1] <= linear[0] + 7 * 4 * (16 * 16 + 3 * 4 * 64)  # the matrices' gradients, weights and terms of the loss
+
+
+def test_replicated_unembeddings_add_their_gradients_alone():
+    sizes = {"vocab": 500, "context": 64, "dim": 16, "layers": 3, "heads": 2, "hidden": 16, "chunk": 16}
+    table, logits = 500 * 16 * 4, 4 * 64 * 500 * 4
+
+    def peak(n, backward):
+        model = MTP(n=n, unembeddings="replicated", backward=backward, **sizes)
+        b = {"tokens": torch.randint(0, 500, (4, 64 + n)), "mask": torch.ones(4, 64 + n, dtype=torch.bool)}
+        with Meter() as meter:
+            model(b)["loss"].backward()
+        return meter.peak
+
+    assert peak(9, "head-by-head") <= peak(1, "head-by-head") + 8 * (table + 3 * 4 * 4 * 64)  # and weights and terms of the loss
+    assert peak(9, "naive") > peak(1, "naive") + 8 * logits
 
 
 def test_choices():
