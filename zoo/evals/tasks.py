@@ -192,7 +192,7 @@ def _refuse_code(name: str, config: dict) -> None:
     if config.get("unsafe_code"):
         raise ValueError(
             f"{name} runs the code that a net writes, which lm-eval does unguarded, with a metric fetched from the hub: use "
-            "this project's own code evaluation, zoo.evals.code, which runs it in a sandbox."
+            "zoo solve, which runs it in a sandbox (HumanEval, MBPP, APPS)."
         )
 
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 import torch
 
-from zoo.cli import main
+from zoo.__main__ import main
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.evals.checkpoint import open_checkpoint
 from zoo.evals.evaluate import metrics, table

@@ -278,7 +278,7 @@ def test_tasks_that_run_code_are_refused(tmp_path):
         f"task: code\ndataset_path: json\ndataset_kwargs: {{data_files: '{tmp_path}/x.jsonl', cache_dir: '{tmp_path}'}}\n"
         "test_split: train\noutput_type: loglikelihood\ndoc_to_text: q\ndoc_to_target: a\nunsafe_code: true\n"
     )
-    with pytest.raises(ValueError, match="own code evaluation"):
+    with pytest.raises(ValueError, match="use zoo solve"):
         load_tasks([str(tmp_path / "code.yaml")])
 
 
