@@ -193,7 +193,7 @@ def test_stacked_heads_are_recomputed_only_where_the_trunk_is(form, checkpoint):
     model, runs = net(form, checkpoint=checkpoint), []
     for block in model.modules():
         if isinstance(block, Block):
-            block.register_forward_hook(lambda *_: runs.append(1))
+            block.register_forward_pre_hook(lambda *_: runs.append(1))
     model(batch(N))["loss"].backward()
     assert len(runs) == 5 * (2 if checkpoint else 1)
 
