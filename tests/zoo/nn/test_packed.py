@@ -37,7 +37,7 @@ def test_the_same_outputs_to_rounding(rows):
 def test_packed_weights_are_used_and_left_behind(monkeypatch):
     for net in nets():
         used, plain = [], torch.ops.mkldnn._linear_pointwise
-        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a, plain=plain: used.append(1) or plain(*a))
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a, plain=plain, used=used: used.append(1) or plain(*a))
         before = [dict(module.__dict__) for module in net.modules()]
         tokens = torch.randint(0, V, (1, 4))
         with torch.inference_mode(), pytest.raises(KeyError), packed(net):
