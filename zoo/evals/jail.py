@@ -23,6 +23,7 @@ from zoo.evals import kernel, trial
 
 PLACE = "/tmp"  # of the new world while it is built, and of the writable folder in it
 NOBODY = 65534
+KILLED = '{"code": -9, "late": false, "stopped": false, "seconds": 0}'  # what a ward cannot report of himself
 
 
 def enclose() -> tuple[int, int, int]:
@@ -32,17 +33,19 @@ def enclose() -> tuple[int, int, int]:
     """
     user, group = os.geteuid(), os.getegid()
     walls = kernel.NEW_NS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS
-    try:
-        kernel.unshare(walls if user == 0 else walls | kernel.NEW_USER)
-        mine = user != 0
-    except PermissionError:
-        if user:
-            raise
-        kernel.unshare(walls | kernel.NEW_USER)  # the superuser of a container, who may not do it outright
-        mine = True
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    if mine:
+    try:
+        if user:
+            raise PermissionError
+        kernel.unshare(walls)  # the superuser needs no namespace of users, and may read what only he may
+        place = (proc, NOBODY, NOBODY) if mapped(NOBODY) else (proc, 0, 0)
+    except PermissionError:
+        if user == 0:  # the superuser of a container who may not do it, or not as himself: nobody counts his processes
+            user, group = NOBODY, NOBODY
+            become(user, group)
+        kernel.unshare(walls | kernel.NEW_USER)
         kernel.map_user(proc, 0, user, group)
+        place = (proc, 0, 0)
     kernel.mount(None, "/", None, kernel.REC | kernel.PRIVATE)
     folders = list(dict.fromkeys(p for p in sys.path if os.path.isdir(p) and os.path.isabs(p)))
     folders = [p for p in folders if not any(p.startswith(other + "/") for other in folders)]  # lib-dynload lies inside
@@ -59,16 +62,30 @@ def enclose() -> tuple[int, int, int]:
         os.close(source)
     kernel.read_only(PLACE)
     kernel.enter_root(PLACE)
-    return (proc, 0, 0) if mine else (proc, NOBODY, NOBODY)
+    return place
+
+
+def mapped(user: int) -> bool:
+    """Whether there is such a user in this user namespace."""
+    with open("/proc/self/uid_map") as file:
+        return any(int(first) <= user < int(first) + int(count) for first, _, count in map(str.split, file))
+
+
+def become(user: int, group: int) -> None:
+    """Give up being the superuser, whose processes are not counted and from whom his files are not safe."""
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else /proc/self belongs to the superuser
 
 
 def confine(limits: dict, proc: int, user: int, group: int) -> None:
     """The ward's part: a user namespace without a superuser outside of it, new processes, and the writable folder."""
-    if user:  # the superuser's processes are not counted, and his files are not safe from him
-        os.setgroups([])
-        os.setresgid(group, group, group)
-        os.setresuid(user, user, user)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else /proc/self belongs to the superuser
+    if user:
+        become(user, group)
+    score = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=proc)
+    os.write(score, b"1000")  # where memory runs out, programs go first
+    os.close(score)
     kernel.unshare(kernel.NEW_USER | kernel.NEW_NS | kernel.NEW_PID | kernel.NEW_IPC)
     kernel.map_user(proc, 1000, user, group)
     size = f"mode=700,size={limits['file_mib']}m,nr_inodes=1000"
@@ -158,7 +175,7 @@ def await_reports(control: socket.socket, cells: dict[str, tuple[int, int, int]]
         if control in ready:  # the caller is gone: so are the wards, when this process ends
             os._exit(0)
         for report in ready:
-            ends[waiting[report]] = json.loads(os.read(report, 4096) or b'{"broken": "the ward of the program was killed"}')
+            ends[waiting[report]] = json.loads(os.read(report, 4096) or KILLED)
             if waiting[report] == "test" or "broken" in ends[waiting[report]]:
                 for name, (_, stop, _) in cells.items():
                     if name not in ends:
@@ -177,8 +194,6 @@ def main(control: int) -> None:
     channel = socket.socket(fileno=control)
     place = None
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:  # where memory runs out, programs go first
-            file.write("1000")
         kernel.machine()
         trial.preload()
         place = enclose()

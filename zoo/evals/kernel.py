@@ -116,7 +116,10 @@ def _number(number: int, *arguments) -> None:
 def read_only(path: str) -> None:
     """Make a mount and all mounts below it read-only, without devices and set-user-id files. Linux 5.12."""
     attributes = struct.pack("=QQQQ", 1 | 2 | 4, 0, 0, 0)
-    _number(442, -100, os.fsencode(path), 0x8000, ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)))
+    try:
+        _number(442, -100, os.fsencode(path), 0x8000, ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)))
+    except OSError as error:
+        raise OSError(error.errno, f"mount_setattr: {os.strerror(error.errno)}, it needs Linux 5.12") from None
 
 
 def enter_root(path: str) -> None:

@@ -171,7 +171,12 @@ class Jail:
 
     def _reply(self) -> dict:
         message = self.channel.recv(1 << 16)
-        reply = json.loads(message or b'{"broken": "the process of the jail was killed"}')
+        if not message:
+            self.close()
+            raise RuntimeError(
+                "The process of a jail was killed, perhaps because memory ran out: go on with fewer workers, samples are kept."
+            )
+        reply = json.loads(message)
         broken = [r["broken"] for r in (reply, *reply.values()) if isinstance(r, dict) and "broken" in r]
         if broken:
             self._refuse(broken[0])
