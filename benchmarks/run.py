@@ -155,7 +155,7 @@ def _bundle() -> dict[str, Any]:
 
 def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: Path, devices: int) -> dict[str, Job]:
     """A job for each run; what earlier runs of a row took is its weight."""
-    took = {(r.run, r.scale): r.seconds for r in records if r.status == "ok"}
+    took = {(r.run, r.scale): r.seconds for r in records if r.status == "ok" and r.seconds}  # measuring a saved net counts none
     usual = sum(took.values()) / len(took) if took else 1.0
     made: dict[str, Job] = {}
     for key, (run, first) in todo.items():

@@ -1,17 +1,24 @@
 """Decoding for every token net: ragged prompts, sampling, stop tokens, streaming; and the verb `zoo generate`."""
 
 import argparse
+import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.nn.packed import packed
 from zoo.reading import Reading, Row
 from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
-from zoo.speculative import Drafts, HeadDrafts, NetDrafts, verify
+from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
+from zoo.writing import Writing
+
+PACK_FROM = 32  # new tokens from which on packing the weights pays; see `packed`
 
 
 @dataclass
@@ -71,18 +78,23 @@ def generate(
     """
     rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
     _check(net, rows, heads, draft)
+    # A net that is decoded from many times is packed once by whoever wraps the calls in `packed`.
     nets = [net] if draft is None else [net, draft]
     modes = [each.training for each in nets]
-    decoding = _Decoding(net, draft, heads, limit, sampling, frozenset(stop), until, stream, generator)
+    writing = Writing(limit, stop, until, stream, heads - 1)
+    decoding = _Decoding(net, draft, heads, sampling, writing, generator)
     try:
-        for each in nets:
-            each.eval()
-        forwards = decoding.run(rows) if rows and limit > 0 else 0
+        with ExitStack() as stack:
+            for each in nets:
+                each.eval()
+                if limit >= PACK_FROM:
+                    stack.enter_context(packed(each))
+            forwards = decoding.run(rows) if rows and limit > 0 else 0
     finally:
         for each, mode in zip(nets, modes):
             each.train(mode)
     tokens, stopped, steps = ([getattr(row, name) for row in rows] for name in ("new", "stopped", "steps"))
-    return Generation(tokens, stopped, forwards, steps, decoding.accepted)
+    return Generation(tokens, stopped, forwards, steps, writing.accepted)
 
 
 def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None) -> None:
@@ -101,17 +113,17 @@ def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None)
 class _Decoding:
     """Settings of one `generate` call, and its loop."""
 
-    def __init__(self, net, draft, heads, limit, sampling, stop, until, stream, generator):
-        self.net, self.draft, self.heads, self.limit, self.sampling = net, draft, heads, limit, sampling
-        self.stop, self.until, self.stream, self.generator = stop, until, stream, generator
+    def __init__(self, net, draft, heads, sampling, writing, generator):
+        self.net, self.draft, self.heads, self.sampling = net, draft, heads, sampling
+        self.writing, self.limit, self.generator = writing, writing.limit, generator
         self.device = next(net.parameters()).device
-        self.accepted = [0] * (heads - 1)
 
     def run(self, rows: list[Row]) -> int:
         """Fill all rows; returns the forward passes after the prompt's."""
         count = self.heads - 1
         if self.draft is None:
-            reading, source = Reading(self.net, rows, self.limit, self.heads, spare=count), HeadDrafts(self.net, count)
+            reading = Reading(self.net, rows, self.limit, self.heads, spare=count)
+            source = HeadDrafts(self.net, count, self.sampling, self.generator)
         else:
             reading = Reading(self.net, rows, self.limit, spare=count)
             source = NetDrafts(self.net, self.draft, rows, self.limit, count, self.sampling, self.generator)
@@ -125,7 +137,7 @@ class _Decoding:
             *blocks, ends = blocks
             if any(bad):
                 raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
-            kept = self._deliver(rows, [list(block[: end + 1]) for block, end in zip(zip(*blocks), ends)], forwards > 0)
+            kept = self.writing.give(rows, [list(block[: end + 1]) for block, end in zip(zip(*blocks), ends)], forwards > 0)
             if not kept:
                 return forwards
             rows = [rows[i] for i in kept]
@@ -139,53 +151,119 @@ class _Decoding:
     def _ids(self, lists: list) -> Tensor:
         return torch.tensor(lists, dtype=torch.int64, device=self.device)
 
-    def _deliver(self, rows: list[Row], blocks: list[list[int]], step: bool) -> list[int]:
-        """Give each row its tokens up to a stop; the numbers of the rows that go on. step: whether this was one, not the prompt."""
-        for row, block in zip(rows, blocks):
-            given = self._extend(row, block)
-            row.steps += step
-            for place in range(given - 1):
-                self.accepted[place] += 1
-        return [i for i, row in enumerate(rows) if not row.done]
-
-    def _extend(self, row: Row, block: list[int]) -> int:
-        """Add tokens until one ends the row; how many were used, a stop token included."""
-        used, before = 0, len(row.new)
-        for token in block:
-            used += 1
-            if token in self.stop:
-                row.stopped = True
-            else:
-                row.text.append(token)
-                row.new.append(token)
-                row.stopped = bool(self.until and self.until(row.new))
-            row.done = row.stopped or len(row.new) == self.limit
-            if row.done:
-                break
-        if self.stream and len(row.new) > before:
-            self.stream(row.index, row.new[before:])
-        return used
-
 
 def main(args: list[str]) -> None:
-    """`zoo generate FOLDER --prompt …`: continue a prompt with a saved net."""
-    parser = argparse.ArgumentParser("zoo generate", description="Continue a prompt with a net saved by save_pretrained.")
+    """`zoo generate FOLDER --prompt …`: continue prompts with a saved net."""
+    parser = argparse.ArgumentParser("zoo generate", description="Continue prompts with a net saved by save_pretrained.")
     parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
-    parser.add_argument("--prompt", default="def ", help="text to continue")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens to add")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token")
-    parser.add_argument("--top_k", type=int, default=None, help="sample among the k most likely")
-    parser.add_argument("--top_p", type=float, default=None, help="sample among the most likely that add up to p")
+    parser.add_argument("--prompt", action="append", help='text to continue, "-" for standard input; may be repeated')
+    parser.add_argument(
+        "--prompt_file", action="append", default=[], help="a file whose text is to be continued; may be repeated"
+    )
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to add to each prompt at most")
+    parser.add_argument("--temperature", type=float, help="0 takes the most likely token; default 0.8, with --heads all 0")
+    parser.add_argument("--top_k", type=int, help="sample among the k most likely tokens")
+    parser.add_argument("--top_p", type=float, help="sample among the most likely tokens that add up to p")
+    parser.add_argument("--heads", default="1", help="k: k - 1 drafts per step; all: compares k = 1 .. n with each other")
+    parser.add_argument("--draft", metavar="FOLDER", help="a small saved net that drafts instead of the heads")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="type of weights and cache")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--stream", action="store_true", help="print the text as it becomes final; one prompt only")
     given = parser.parse_args(args)
 
+    net, tokenizer = _load(given.folder, given)
+    draft = None
+    if given.draft:
+        draft, other = _load(given.draft, given)
+        if other.fingerprint != tokenizer.fingerprint:
+            raise ValueError(f"{given.draft} and {given.folder} have different tokenizers: a draft net needs the net's own.")
+    texts = [sys.stdin.read() if text == "-" else text for text in given.prompt or ([] if given.prompt_file else ["def "])]
+    texts += [_text_of(path) for path in given.prompt_file]
+    prompts = [tokenizer.encode(text) or [tokenizer.eos] for text in texts]
+    if given.heads == "all":
+        return _compare(net, tokenizer, prompts, given, draft)
+    if not given.heads.isdigit():
+        raise ValueError(f"--heads is a number or all, not {given.heads!r}.")
+    if given.stream and len(prompts) > 1:
+        raise ValueError("--stream prints one text: give one prompt, or leave it out.")
+    sampling = Sampling(0.8 if given.temperature is None else given.temperature, given.top_k, given.top_p)
+    random = torch.Generator(given.device).manual_seed(given.seed)
+    show = _Typing(tokenizer, prompts[0]) if given.stream else None
+    out = generate(
+        net,
+        prompts,
+        given.tokens,
+        sampling,
+        heads=int(given.heads),
+        draft=draft,
+        stop={tokenizer.eos},
+        stream=show,
+        generator=random,
+    )
+    for prompt, new in zip(prompts, out.tokens):
+        print() if show else print(tokenizer.decode(prompt + new))
+    if int(given.heads) > 1:
+        print(f"heads {given.heads}: {_speed(out)}")
+
+
+def _load(folder: str, given: argparse.Namespace) -> tuple[nn.Module, Any]:
+    """A saved net in the asked type and place, and its tokenizer."""
     from zoo.data.tokenizer import load_tokenizer
     from zoo.pretrained import from_pretrained
 
-    net = from_pretrained(given.folder)
-    tokenizer = load_tokenizer(str(Path(given.folder) / "tokenizer"))
-    prompt = tokenizer.encode(given.prompt) or [tokenizer.eos]
-    sampling = Sampling(given.temperature, given.top_k, given.top_p)
-    random = torch.Generator().manual_seed(given.seed)
-    result = generate(net, [prompt], given.tokens, sampling, stop={tokenizer.eos}, generator=random)
-    print(tokenizer.decode(prompt + result.tokens[0]))
+    net = from_pretrained(folder).to(given.device, getattr(torch, given.dtype))
+    if not (Path(folder) / "tokenizer").is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer beside its net: copy the run's tokenizer folder to {folder}/tokenizer."
+        )
+    return net, load_tokenizer(str(Path(folder) / "tokenizer"))
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no prompt file {path}: check its path.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"The prompt file {path} is no UTF-8 text.") from None
+
+
+def _speed(out: Generation) -> str:
+    shares = " ".join(f"{count / max(1, sum(out.steps)):.2f}" for count in out.accepted)
+    return f"{out.tokens_per_forward:.2f} tokens per forward; share of steps with 1, 2, … drafts accepted: {shares}"
+
+
+def _compare(net: nn.Module, tokenizer, prompts: list[list[int]], given: argparse.Namespace, draft: nn.Module | None) -> None:
+    """Print the plain texts, and for each k = 2 .. n whether its texts are the same and how many tokens a forward pass gave."""
+    if given.temperature or given.stream or draft is not None:
+        raise ValueError("--heads all compares greedy texts of a net's own heads: leave out --temperature, --stream and --draft.")
+    plain = generate(net, prompts, given.tokens, stop={tokenizer.eos})
+    for prompt, new in zip(prompts, plain.tokens):
+        print(tokenizer.decode(prompt + new))
+    print(f"heads 1: {plain.tokens_per_forward:.2f} tokens per forward")
+    for heads in range(2, getattr(net, "n", 1) + 1):
+        out = generate(net, prompts, given.tokens, heads=heads, stop={tokenizer.eos})
+        print(f"heads {heads}: {'identical text' if out.tokens == plain.tokens else 'ANOTHER text'}, {_speed(out)}")
+        for number, (prompt, one, other) in enumerate(zip(prompts, plain.tokens, out.tokens), 1):
+            where = first_divergence(one, other, net, prompt, tokenizer.eos)
+            if where:
+                print(
+                    f"  prompt {number} differs first at new token {where.index + 1}, "
+                    f"where the two tokens' logits are {abs(where.gap):.2g} apart"
+                )
+
+
+class _Typing:
+    """Prints a text while it grows: as `stream` of `generate`."""
+
+    def __init__(self, tokenizer, prompt: list[int]):
+        self.tokenizer, self.ids, self.shown = tokenizer, list(prompt), ""
+        self(0, [])
+
+    def __call__(self, row: int, new: list[int]) -> None:
+        self.ids += new
+        text = self.tokenizer.decode(self.ids).rstrip("\N{REPLACEMENT CHARACTER}")  # a character may still lack its last bytes
+        if text.startswith(self.shown):
+            print(text[len(self.shown) :], end="", flush=True)
+            self.shown = text

@@ -111,8 +111,8 @@ class Meter(L.Callback):
     """Measures tokens/s, FLOP/s and memory; leaves the sums in `module.measured` for the benchmark runner.
 
     parameters · tokens · epochs (passes over the training text) · seconds, tokens_per_second and step_seconds (median of an
-    optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops ·
-    peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
+    optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops
+    · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
     (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth of a core.
     """
 

@@ -67,7 +67,7 @@ class Saved(nn.Module):
                 "trained with, which lies beside it."
             )
         net.trunk.fits(context)
-        # Like a net that was just made: in training, and where `with torch.device(…)` wants it (on "meta", where nets are counted).
+        # Like a net that was just made: in training, and where `with torch.device(…)` wants it ("meta", where nets are counted).
         return net.train().to(torch.empty(0).device)
 
     def __init__(self, vocab: int, context: int, folder: str):  # for the command line, which reads the arguments here

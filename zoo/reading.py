@@ -65,12 +65,19 @@ class Reading:
         """How many tokens from each row's newest on can be predicted before its window moves; at least 1."""
         return [self.window + 1 - (len(row.text) - begin) for row, begin in zip(rows, self.begins)]
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Read tokens (B, t) that follow what is held: their states (B, t, heads, D)."""
+    def step(self, tokens: Tensor, depths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Read tokens (B, t) that follow what is held: their states (B, t, heads, D).
+
+        depths (t,): how many places after the first each of them stands, default one after the other; mask (t, t): who sees whom.
+        """
         count, positions = tokens.shape[1], None
-        if self.cache.longest + count > self.window:  # drafts beyond the window are never kept: any position will do for them
-            positions = self.cache.positions(count).clamp(max=self.window - 1)
-        return self.net.states(tokens, self.cache, positions, heads=self.heads)
+        if depths is not None:
+            positions = self.cache.lengths[:, None] + depths
+        elif self.cache.longest + count > self.window:
+            positions = self.cache.positions(count)
+        if positions is not None:  # drafts beyond the window are never kept: any position will do for them
+            positions = positions.clamp(max=self.window - 1)
+        return self.net.states(tokens, self.cache, positions, mask, self.heads)
 
     def _held(self, row: Row, begin: int) -> int:
         return max(0, len(row.text) - self.behind - begin)

@@ -49,8 +49,8 @@ def verify(
     proposed = proposals.gather(2, tokens[..., None])[..., 0]
     uniform = torch.rand(tokens.shape, device=logits.device, generator=generator)
     accepted = ((uniform * proposed <= likely) & (likely > 0) & may).cumprod(1).sum(1)
+    q = torch.cat((proposals, torch.zeros_like(p[:, :1])), 1)[every, accepted]
     p = p[every, accepted]  # (B, V): where the first draft was rejected, or after the last one
-    q = torch.cat((proposals, torch.zeros_like(proposals[:, :1])), 1)[every, accepted]
     rest = (p - q * (accepted < usable)[:, None]).clamp(min=0)
     rest = torch.where(rest.sum(-1, keepdim=True) > 0, rest, p)  # p = q up to rounding
     drawn = torch.cat((tokens, tokens.new_zeros(len(tokens), 1)), 1)
@@ -65,11 +65,12 @@ class HeadDrafts:
     product makes head 1's logits at all positions and the other heads' at the position where the row's last step ended; where
     this step ends elsewhere, a second product follows. Heads with unembeddings of their own wait for the position.
 
-    The drafts are fixed, each head's most likely token, also in sampling.
+    In greedy decoding the drafts are each head's most likely token, in sampling drawn from its distribution: as good as the most
+    likely token at low temperatures, and accepted much more often at high ones.
     """
 
-    def __init__(self, net: nn.Module, count: int):
-        self.net, self.count = net, count
+    def __init__(self, net: nn.Module, count: int, sampling: Sampling, generator: torch.Generator | None = None):
+        self.net, self.count, self.sampling, self.generator = net, count, sampling, generator
         self.together = count > 0 and net.config.get("unembeddings", "shared") == "shared"
         self.guess: list[int] = []
 
@@ -88,17 +89,19 @@ class HeadDrafts:
         device = self.states.device
         if not self.count:
             return Drafts(torch.zeros(len(rows), 0, dtype=torch.int64, device=device))
-        if not self.together:
-            later = self._at(kept, ends)
-            best = [self.net.logits(later[:, i], i + 1).argmax(-1) for i in range(self.count)]
-            return Drafts(torch.stack(best, 1))
-        best = self.later[kept].argmax(-1)  # (B, count)
-        wrong = [i for i, (row, end) in enumerate(zip(kept, ends)) if self.guess[row] != end]
-        if wrong:
-            states = self._at([kept[i] for i in wrong], [ends[i] for i in wrong])
-            best[wrong] = self.net.logits(states).argmax(-1)
-        self.guess = list(ends)
-        return Drafts(best)
+        if self.together:
+            logits = self.later[kept]  # (B, count, V)
+            wrong = [i for i, (row, end) in enumerate(zip(kept, ends)) if self.guess[row] != end]
+            if wrong:
+                logits[wrong] = self.net.logits(self._at([kept[i] for i in wrong], [ends[i] for i in wrong]))
+            self.guess = list(ends)
+        else:
+            later = self._at(kept, ends)  # (B, count, D)
+            logits = torch.stack([self.net.logits(later[:, i], i + 1) for i in range(self.count)], 1)
+        if self.sampling.greedy:
+            return Drafts(logits.argmax(-1))
+        proposals = self.sampling.probabilities(logits)
+        return Drafts(draw(proposals, self.generator), proposals)
 
     def _at(self, rows: Sequence[int], places: Sequence[int]) -> Tensor:
         """The drafting heads' states (B, count, D) at one position of each of these rows."""

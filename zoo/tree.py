@@ -150,23 +150,33 @@ def acceptance(net: nn.Module, prompts: Sequence[Sequence[int]] | Tensor, limit:
     meets in greedy decoding. Raises ValueError where no continuation is long enough to tell.
     """
     prompts = [list(map(int, prompt)) for prompt in prompts]
-    heads, ranks = getattr(net, "n", 1), min(ranks, net.vocab)
+    heads, ranks, mode = getattr(net, "n", 1), min(ranks, net.vocab), net.training
     right, tried = torch.zeros(heads - 1, ranks, dtype=torch.float64), torch.zeros(heads - 1, 1, dtype=torch.float64)
-    was_training = net.training
+    written = generate(net, prompts, limit).tokens
     net.eval()
-    device = next(net.parameters()).device
-    for prompt, new in zip(prompts, generate(net, prompts, limit).tokens):
-        text = torch.tensor([prompt + new], device=device)[:, -net.context :]
-        first = max(text.shape[1] - len(new) - 1, 0)  # where the first of the new tokens is head 1's guess
-        states = net.states(text[:, :-1], net.cache(1, text.shape[1]), heads=heads)[0, first:]  # (t, heads, D)
-        for head in range(1, heads):
-            targets = text[0, first + 1 + head :, None]  # (t - head, 1)
-            if len(targets):
-                logits = net.logits(states[: len(targets), head], head)
-                rank = (logits > logits.gather(1, targets)).sum(1)
-                right[head - 1] += torch.bincount(rank[rank < ranks], minlength=ranks).cpu()
-                tried[head - 1] += len(targets)
-    net.train(was_training)
+    try:
+        for prompt, new in zip(prompts, written):
+            for head, places in enumerate(_places(net, prompt, new), 1):
+                right[head - 1] += torch.bincount(places[places < ranks], minlength=ranks).cpu()
+                tried[head - 1] += len(places)
+    finally:
+        net.train(mode)
     if not (tried > 0).all():
         raise ValueError(f"The continuations are too short to try {heads} heads: ask for limit={heads} tokens or more.")
     return right / tried
+
+
+def _places(net: nn.Module, prompt: list[int], new: list[int]) -> list[Tensor]:
+    """Of heads 2 .. n, in which place (t,) of each of its guesses the token stands that came; 0 is the best one.
+
+    Guesses are made from the prompt's last token on, as far as the window of the last tokens reaches back.
+    """
+    text = torch.tensor([prompt + new], device=next(net.parameters()).device)[:, -net.context :]
+    first, heads = max(text.shape[1] - len(new) - 1, 0), getattr(net, "n", 1)
+    states = net.states(text[:, :-1], net.cache(1, text.shape[1]), heads=heads)[0, first:]  # (t, heads, D)
+    found = []
+    for head in range(1, heads):
+        targets = text[0, first + 1 + head :, None]  # (t - head, 1)
+        logits = net.logits(states[: len(targets), head], head)
+        found.append((logits > logits.gather(1, targets)).sum(1))
+    return found

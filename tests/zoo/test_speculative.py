@@ -6,7 +6,8 @@ import torch
 from zoo.generate import generate
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
-from zoo.sampling import Sampling
+from zoo.sampling import GREEDY, Sampling
+from zoo.speculative import Drafts, first_divergence, verify
 
 torch.set_num_threads(1)
 V, W = 7, 24
@@ -82,7 +83,9 @@ def test_a_stop_the_limit_and_until_inside_an_accepted_block(net, heads):
 def test_a_stream_hands_out_blocks(net):
     seen = [[] for _ in PROMPTS]
     out = generate(net, PROMPTS, 16, heads=4, stop={2}, stream=lambda row, new: seen[row].append(new))
-    assert [sum(blocks, []) for blocks in seen] == out.tokens and max(len(new) for blocks in seen for new in blocks) > 1
+    assert [[token for new in blocks for token in new] for blocks in seen] == out.tokens and max(
+        len(new) for blocks in seen for new in blocks
+    ) > 1
 
 
 def test_the_trunk_sees_each_token_once(net, monkeypatch):
@@ -106,24 +109,127 @@ def test_a_draft_net_drafts(net, context):
     assert itself.steps == [4] * 4 and itself.accepted == [16] * 3
 
 
-def naive(sampling: Sampling, net, prompt: list[int], count: int) -> torch.Tensor:
-    """Exact probabilities (V ** count,) of all continuations."""
+def exact(sampling: Sampling, net, prompt: list[int], count: int) -> torch.Tensor:
+    """Probabilities (V ** count,) of all continuations by `count` tokens."""
     texts, weights = torch.tensor([prompt]), torch.ones(1)
     for _ in range(count):
         p = sampling.probabilities(net.next(texts, net.cache(len(texts)))[:, -1])
         weights = (weights[:, None] * p).flatten()
-        texts = torch.cat((texts.repeat_interleave(net.vocab, 0), torch.arange(net.vocab).repeat(len(texts))[:, None]), 1)
+        following = torch.arange(net.vocab).repeat(len(texts))[:, None]
+        texts = torch.cat((texts.repeat_interleave(net.vocab, 0), following), 1)
     return weights
 
 
-def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of Pearson's chi-square test, cells that expect fewer than 5 put together."""
+def p_value(texts: list[list[int]], expected: torch.Tensor, vocab: int) -> float:
+    """Of Pearson's chi-square test; cells that expect fewer than 5 texts are put together. 0 if an impossible text was drawn."""
     from scipy.stats import chisquare
 
-    assert counts[expected == 0].sum() == 0, "a token that cannot be drawn was drawn"
-    expected = expected * counts.sum()
+    tokens = torch.tensor(texts)
+    cells = (tokens * vocab ** torch.arange(tokens.shape[1] - 1, -1, -1)).sum(1)
+    seen, expected = cells.bincount(minlength=len(expected)).double(), expected.double() / expected.double().sum() * len(texts)
+    if seen[expected == 0].sum() > 0:
+        return 0.0
     rare = expected < 5
-    seen = torch.cat((counts[~rare], counts[rare].sum()[None])).double()
-    wanted = torch.cat((expected[~rare], expected[rare].sum()[None])).double()
-    keep = wanted > 0
-    return float(chisquare(seen[keep], wanted[keep] * seen[keep].sum() / wanted[keep].sum()).pvalue)
+    pairs = [torch.cat((x[~rare], x[rare].sum()[None])) for x in (seen, expected)]
+    seen, expected = (x[pairs[1] > 0] for x in pairs)
+    return float(chisquare(seen, expected).pvalue)
+
+
+ROWS, TOKENS = 8000, 4  # texts of 4 tokens from 5: 625 cells
+SAMPLINGS = [Sampling(1.0), Sampling(0.7, top_k=3), Sampling(1.4, top_p=0.8)]
+
+
+@pytest.fixture(scope="module")
+def five():
+    net, stranger = mtp(seed=1, vocab=5, tied=True), None
+    torch.manual_seed(7)
+    stranger = NextToken(5, W, 8, 2, 1, tied=True).eval()
+    with torch.no_grad():
+        for each in (net, stranger):
+            for weight in each.parameters():
+                weight *= 6 if weight.ndim == 2 else 1
+    return net, stranger
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("way", ["plain", "heads", "draft"])
+def test_samples_have_exactly_the_plain_distribution(five, sampling, way):
+    net, stranger = five
+    options = {"plain": {}, "heads": {"heads": 3}, "draft": {"heads": 3, "draft": stranger}}[way]
+    random = torch.Generator().manual_seed(0)
+    out = generate(net, [[1, 2, 3]] * ROWS, TOKENS, sampling, generator=random, **options)
+    if way != "plain":  # else nothing was tested
+        assert 0.2 < out.accepted[0] / sum(out.steps) < 0.95 and out.accepted[1] > 0
+    assert p_value(out.tokens, exact(sampling, net, [1, 2, 3], TOKENS), 5) > 1e-3
+
+
+def drawn(sampling, logits, heads, scheme, rows=20000) -> list[list[int]]:
+    """First tokens of one step that verifies a draft of `scheme`: logits (V,) of the net, heads (V,) of the draft."""
+    random, q = torch.Generator().manual_seed(0), sampling.probabilities(heads.expand(rows, 1, -1))
+    sampled = torch.multinomial(q[:, 0], 1, generator=random)
+    fixed = heads.argmax().expand(rows, 1)
+    drafts = {
+        "sampled": Drafts(sampled, q),
+        "fixed": Drafts(fixed),
+        "any fixed one": Drafts(torch.full_like(fixed, 2)),
+        "argmax tested as if sampled": Drafts(fixed, q),
+    }[scheme]
+    usable = torch.ones(rows, dtype=torch.int64)
+    tokens, accepted = verify(sampling, logits.expand(rows, 2, -1), drafts, usable, random)
+    assert 0 < accepted.sum() < rows
+    return tokens[:, :1].tolist()
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("scheme", ["sampled", "fixed", "any fixed one", "argmax tested as if sampled"])
+def test_the_wrong_scheme_is_caught_and_the_right_ones_are_not(sampling, scheme):
+    logits, heads = torch.tensor([0.3, 1.0, 0.5, -0.2, 0.1]), torch.tensor([0.9, 0.8, 0.7, -0.5, 0.0])
+    found = p_value(drawn(sampling, logits, heads, scheme), sampling.probabilities(logits), 5)
+    assert found < 1e-9 if scheme == "argmax tested as if sampled" else found > 1e-3
+
+
+def test_a_draft_that_may_not_be_used_is_drawn_anew():
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.1, 0.8])
+    rows, random = 20000, torch.Generator().manual_seed(0)
+    drafts = Drafts(torch.multinomial(q.expand(rows, -1), 1, generator=random), q.expand(rows, 1, -1))
+    usable = torch.zeros(rows, dtype=torch.int64)
+    tokens, accepted = verify(Sampling(1.0), p.log().expand(rows, 2, -1), drafts, usable, random)
+    assert not accepted.any() and p_value(tokens[:, :1].tolist(), p, 3) > 1e-3
+
+
+def test_the_same_distribution_is_always_accepted():
+    logits = torch.randn(500, 3, 9, generator=torch.Generator().manual_seed(0))
+    q = Sampling(0.9, top_p=0.9).probabilities(logits[:, :2])
+    tokens = torch.multinomial(q.flatten(0, 1), 1).view(500, 2)
+    accepted = verify(Sampling(0.9, top_p=0.9), logits, Drafts(tokens, q), torch.full((500,), 2))[1]
+    assert accepted.eq(2).all()
+
+
+def test_the_first_divergence_and_its_gap(net):
+    plain = generate(net, [[1, 2, 3]], 12).tokens[0]
+    assert first_divergence(plain, list(plain), net, [1, 2, 3]) is None
+    other = [*plain[:5], (plain[5] + 1) % V, *plain[6:]]
+    index, gap = first_divergence(plain, other, net, [1, 2, 3])
+    logits = net.next(torch.tensor([[1, 2, 3, *plain[:5]]]), net.cache(1))[0, -1]
+    assert index == 5 and gap == pytest.approx(float(logits[plain[5]] - logits[other[5]])) and gap > 0
+    assert first_divergence(plain, plain[:7], net, [1, 2, 3], end=0).index == 7
+    with pytest.raises(ValueError, match="name the stop token"):
+        first_divergence(plain, plain[:7], net, [1, 2, 3])
+    assert first_divergence(plain, other, net, list(range(7)) * 6).index == 5  # a window that has moved
+
+
+def test_errors_name_the_fix(net):
+    with pytest.raises(ValueError, match="heads = 5 were asked for and this net has 4"):
+        generate(net, PROMPTS, 3, heads=5)
+    with pytest.raises(ValueError, match="at least 1"):
+        generate(net, PROMPTS, 3, heads=0)
+    stranger = NextToken(V + 1, W, 8, 1, 1)
+    with pytest.raises(ValueError, match="same tokenizer"):
+        generate(net, PROMPTS, 3, heads=2, draft=stranger)
+    with pytest.raises(ValueError, match="heads = 2 or more"):
+        generate(net, PROMPTS, 3, draft=net)
+    broken = mtp()
+    broken.trunk.norm.weight.data[3] = float("nan")
+    for sampling in (GREEDY, Sampling(1.0)):
+        with pytest.raises(ValueError, match="not numbers"):
+            generate(broken, PROMPTS, 3, sampling, heads=2)

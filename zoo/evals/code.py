@@ -7,7 +7,7 @@ import lightning as L
 
 from zoo.evals.passk import GRID, CodeScores, chosen
 from zoo.evals.samples import Drawing
-from zoo.evals.sandbox import Jails, Limits
+from zoo.evals.sandbox import Jails, Limits, Unavailable
 
 
 class CodeProblems(L.Callback):
@@ -25,8 +25,9 @@ class CodeProblems(L.Callback):
         temperatures: the grid; every one of them is sampled.
         fixed: k → temperature of the figure without oracle; the k's are those that are logged.
         limit: problems of each set, the first ones; None: all.
-        tokens, batch, top_p, heads, seed: see `zoo.evals.samples.Drawing`.
+        tokens, batch, top_p, heads, seed, characters: see `zoo.evals.samples.Drawing`.
         seconds, memory_mib: see `zoo.evals.sandbox.Limits`. workers: jails per process; None: as many as it has processors.
+        needed: False goes on without code problems where programs cannot be enclosed, and says so; nothing is logged then.
     """
 
     def __init__(
@@ -42,14 +43,16 @@ class CodeProblems(L.Callback):
         top_p: float | None = None,
         heads: int | None = None,
         seed: int = 0,
+        characters: int | None = None,
         seconds: int = 5,
         memory_mib: int = 512,
         workers: int | None = None,
+        needed: bool = True,
     ):
         self.sets, self.files, self.limit, self.workers = list(sets), files, limit, workers
         self.temperatures, self.fixed = list(temperatures), chosen(temperatures, fixed)
-        self.drawing, self.limits = Drawing(samples, tokens, batch, top_p, heads, seed), Limits(seconds, memory_mib)
-        self.scores: CodeScores | None = None
+        self.drawing, self.limits = Drawing(samples, tokens, batch, top_p, heads, seed, characters), Limits(seconds, memory_mib)
+        self.needed, self.scores = needed, None
 
     def on_test_start(self, trainer, module) -> None:
         if any(hasattr(p, "full_tensor") for p in module.net.parameters()):
@@ -57,9 +60,16 @@ class CodeProblems(L.Callback):
                 "Code problems are solved by generating, which a sharded net cannot do: run `zoo test` on the checkpoint with "
                 "--trainer.strategy=auto, one whole net per device."
             )
-        self.scores = CodeScores(self.sets, self.temperatures, self.drawing, self.fixed, self.files, self.limit, self.limits)
+        try:
+            self.scores = CodeScores(self.sets, self.temperatures, self.drawing, self.fixed, self.files, self.limit, self.limits)
+        except Unavailable as error:
+            if self.needed:
+                raise
+            print(f"no code problems: {error}", flush=True)
 
     def on_test_epoch_end(self, trainer, module) -> None:
+        if self.scores is None:
+            return
         folder = _folder(trainer)
         per_node = max(1, trainer.world_size // max(1, trainer.num_nodes))
         workers = self.workers or max(1, len(os.sched_getaffinity(0)) // per_node)

@@ -33,8 +33,8 @@ class Decoding(L.Callback):
         rounds: repetitions of each batch.
 
     Logs for each k (also of a tree: its depth is k - 1): tokens_per_forward@k; accepted<j>@k, percent of forwards in which at
-    least j drafts were accepted; identical@k, percent of rows with plain decoding's text; speedup@k, seconds of plain decoding over
-    these; decoded_per_second@k, tokens; and decoded_per_second@1, of plain decoding.
+    least j drafts were accepted; identical@k, percent of rows with plain decoding's text; speedup@k, seconds of plain decoding
+    over these; decoded_per_second@k, tokens; and decoded_per_second@1, of plain decoding.
     """
 
     def __init__(

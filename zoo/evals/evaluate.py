@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -11,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -114,6 +116,7 @@ def evaluate(
         "heads": most if heads is None else heads,
         "seed": seed,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads",
+        "code": code(),
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -180,6 +183,15 @@ def table(results: dict[str, Any]) -> str:
                     lines.append((task, str(entry["shots"].get(task, "")), name, *told))
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def code() -> str:
+    """Digest of the source of all modules of zoo that are imported."""
+    digest = hashlib.sha256()
+    files = {name: module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "zoo" and module.__file__}
+    for name, file in sorted(files.items()):
+        digest.update(name.encode() + Path(file).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _stem(names: Sequence[str]) -> str:

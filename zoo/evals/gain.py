@@ -17,16 +17,15 @@ from zoo.pretrained import from_pretrained
 class Gain(L.Callback):
     """At test: the nll (bits) that the tested net's head 1 saves against a saved baseline, by the entropy of the step.
 
-    Both read the same windows. Bins are deciles of the entropy on the *validation* split, fixed before the test split is read. What
-    a multi-token net does not know when it predicts two tokens ahead is measured likewise: the nll of head 2 for a token, less that
-    of head 1 one step later for the same token, by the entropy of the step in between. Everything is computed in the weights' own
-    type, without autocast.
+    Both read the same windows. Bins are deciles of the entropy on the *validation* split, fixed before the test split is read.
+    What a multi-token net does not know when it predicts two tokens ahead is measured likewise: the nll of head 2 for a token,
+    less that of head 1 one step later for the same token, by the entropy of the step in between. Everything is computed in the
+    weights' own type, without autocast.
 
     Args:
         baseline: folder of the saved net that is compared with; its head 1 counts.
-        axis: whose entropy it is. "both": the mean of the two nets'. "baseline": the baseline's alone, which favours itself where it
-            is unsure: a net that is surer than it should be pays for that in the bins of low entropy, so that an equally good net
-            seems to gain there and to lose elsewhere.
+        axis: whose entropy it is. "both": the mean of the two nets'. "baseline": the baseline's alone, which is not fair: where
+            it is surer than it should be it pays, so that an equally good net seems to gain at low entropy and to lose at high.
         bins: how many.
         validation_batches: batches, spread over the validation pass, that fix the bins.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import nn
 
@@ -15,6 +14,7 @@ from zoo.generate import generate
 from zoo.sampling import Sampling
 
 GENERATED = 256  # new tokens where a task names no number, as in lm-eval
+LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # its names of that number
 
 
 class Harness(TemplateLM):
@@ -124,18 +124,23 @@ class Harness(TemplateLM):
 
 def generation_settings(settings: dict) -> tuple[list[str], int, Sampling]:
     """Stop strings, new tokens at most and sampling that a task's generation_kwargs ask for; ValueError for what is not there."""
-    given = dict(normalize_gen_kwargs(settings, GENERATED))
-    until, limit = [word for word in given.pop("until") if word], given.pop("max_gen_toks")
-    sampled, temperature = given.pop("do_sample"), given.pop("temperature", None)
-    if sampled and not temperature:
+    given = dict(settings)
+    until = given.pop("until", None) or []
+    until = [word for word in ([until] if isinstance(until, str) else until) if word]
+    limits = [found for name in LIMITS if (found := given.pop(name, None)) is not None]
+    temperature = float(given.pop("temperature", None) or 0.0)
+    sampled = given.pop("do_sample", None)
+    if sampled is None:
+        sampled = temperature > 0
+    elif sampled and temperature == 0:
         temperature = 1.0  # what sampling without a temperature means in transformers
     sampling = Sampling(temperature if sampled else 0.0, given.pop("top_k", None) or None, given.pop("top_p", None))
     if given:
         raise ValueError(
             f"The task asks for {sorted(given)[0]!r} in its generation_kwargs: only until, max_gen_toks, do_sample, temperature, "
-            "top_k and top_p are known here, leave it out."
+            "top_k and top_p are known here, take it out."
         )
-    return until, limit, sampling
+    return until, int(limits[0]) if limits else GENERATED, sampling
 
 
 def ends(tokenizer: Tokenizer, words: Collection[str]) -> Callable[[list[int]], bool]:

@@ -47,6 +47,10 @@ def _trivia(doc: dict) -> dict:
     return {"question": question, "answer": {"value": doc["answer"], "aliases": doc["aliases"]}}
 
 
+def _winograd(doc: dict) -> dict:
+    return {**doc, "continuation": f" {doc['continuation']}"}  # lm-eval's own text begins with the space too
+
+
 ARC = (Form(("question", "choices", "answerKey")), Form(("query", "choices", "gold"), _arc))
 # the text before the pronoun and a candidate in its place, and the text after it: lm-eval's own partial scoring
 WINOGRAD = {"process_docs": None, "doc_to_text": "gold", "doc_to_choice": "context_options", "doc_to_target": "continuation"}
@@ -82,7 +86,7 @@ LAYOUTS = (
         ("wsc273", "winograd_wsc", "winograd"),
         (
             Form(("text", "pronoun", "pronoun_loc", "options", "label")),
-            Form(("context_options", "continuation", "gold"), settings=WINOGRAD),
+            Form(("context_options", "continuation", "gold"), _winograd, WINOGRAD),
         ),
     ),
     Layout("nq_open", "nq_open", ("nq_open",), (Form(("question", "answer")),)),

@@ -19,8 +19,9 @@ from zoo.sampling import Sampling
 
 @dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn: `samples` per problem, each of up to `tokens`, `batch` at once, with `heads` of the net (None: all
-    it has; they draft, and the distribution stays that of head 1), and nucleus `top_p`."""
+    """How samples are drawn: `samples` per problem, each of up to `tokens` and up to `characters` (None: any number; with it nets
+    of different tokenizers write as much), `batch` at once, with `heads` of the net (None: all it has; they draft, and the
+    distribution stays that of head 1), and nucleus `top_p`."""
 
     samples: int = 200
     tokens: int = 512
@@ -28,10 +29,11 @@ class Drawing:
     top_p: float | None = None
     heads: int | None = None
     seed: int = 0
+    characters: int | None = None
 
     def __post_init__(self):
-        if min(self.samples, self.tokens, self.batch) < 1:
-            raise ValueError(f"{self}: samples, tokens and batch must be at least 1.")
+        if min(self.samples, self.tokens, self.batch, self.characters or 1) < 1:
+            raise ValueError(f"{self}: samples, tokens, characters and batch must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,12 @@ def complete(
     prompts = [ids[-room:] for ids in whole]
     stops = sorted({stop for problem, _ in wanted for stop in problem.stops})
     reach = max((len(stop.encode()) for stop in stops), default=0) + 4  # tokens that a stop just made can span, and a margin
+    most = drawing.characters
+
+    def ended(new: list[int]) -> bool:
+        recent = tokenizer.decode(new[-reach:])
+        return any(stop in recent for stop in stops) or (most is not None and len(tokenizer.decode(new)) >= most)
+
     device = next(net.parameters()).device
     seed = int(hashlib.sha256(repr((drawing.seed, temperature, wanted[0][0].id, wanted[0][1])).encode()).hexdigest()[:15], 16)
     result = generate(
@@ -122,13 +130,13 @@ def complete(
         Sampling(temperature, top_p=drawing.top_p),
         heads=drawing.heads or getattr(net, "n", 1),
         stop={tokenizer.eos},
-        until=lambda new: any(stop in tokenizer.decode(new[-reach:]) for stop in stops),
+        until=ended,
         generator=torch.Generator(device).manual_seed(seed),
     )
     samples = []
     for (problem, number), prompt, all_ids, new in zip(wanted, prompts, whole, result.tokens, strict=True):
         # the prompt is decoded along: some tokenizers drop the space that a text begins with
-        text = problem.cut(tokenizer.decode(prompt + new)[len(tokenizer.decode(prompt)) :])
+        text = problem.cut(tokenizer.decode(prompt + new)[len(tokenizer.decode(prompt)) :][:most])
         program = problem.prefix + text
         samples.append(Sample(problem.id, number, text, "", "", parses(program), len(all_ids) > len(prompt)))
     return samples

@@ -109,8 +109,9 @@ def _settings(documents: Documents, examples: Documents | None) -> dict[str, Any
         splits = {"test": documents} | ({"train": examples} if examples else {})
         return {split: Dataset.from_list(of.docs) for split, of in splits.items()}
 
-    train = "train" if examples else None
-    splits = {"training_split": train, "fewshot_split": train, "validation_split": None, "test_split": "test"}
+    # lm-eval keeps a question out of its own examples only where both come from the same named split
+    examples_split = {"training_split": "train" if examples else None, "fewshot_split": "train" if examples else "test"}
+    splits = {**examples_split, "validation_split": None, "test_split": "test"}
     return {"custom_dataset": dataset, "dataset_kwargs": None, **splits, **documents.settings}
 
 
@@ -162,9 +163,10 @@ def _from_hub(name: str, manager) -> Loaded:
 
         near = difflib.get_close_matches(name, manager.all_tasks, 3)
         raise ValueError(f"lm-eval has no task {name!r}{'; did you mean ' + ', '.join(near) + '?' if near else '.'}")
-    for leaf in _leaves(entry, manager.task_index):
+    leaves = _leaves(entry, manager.task_index)
+    for leaf in leaves:
         _refuse_code(leaf.name, leaf.cfg or {})
-    return Loaded(name, _load(name, manager), {"hub": (entry.cfg or {}).get("dataset_path")})
+    return Loaded(name, _load(name, manager), {"hub": sorted({str((leaf.cfg or {}).get("dataset_path")) for leaf in leaves})})
 
 
 def _from_yaml(path: str) -> Loaded:
@@ -190,7 +192,7 @@ def _refuse_code(name: str, config: dict) -> None:
     if config.get("unsafe_code"):
         raise ValueError(
             f"{name} runs the code that a net writes, which lm-eval does unguarded, with a metric fetched from the hub: use "
-            "this project's own code evaluation, zoo.evals.code, which runs it in a sandbox."
+            "zoo solve, which runs it in a sandbox (HumanEval, MBPP, APPS)."
         )
 
 
@@ -223,6 +225,11 @@ def _set_shots(task, shots: int | None) -> None:
     if shots is not None or own is None:
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    wanted = task.get_config("num_fewshot")
+    if wanted and (there := len(list(task.fewshot_docs()))) <= wanted:
+        raise ValueError(
+            f"{task.task_name}: {wanted} shots need more than the {there} documents they are drawn from: lower --shots."
+        )
 
 
 def _manager(folder: str | None = None):

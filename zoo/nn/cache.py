@@ -115,16 +115,18 @@ class Cache:
         self.lengths = torch.tensor(held, dtype=torch.int64, device=self.keys.device) if lengths is None else lengths
         self._seen: tuple | None = None
 
-    def keep(self, base: Tensor, nodes: Tensor) -> None:
-        """Keep only the path `nodes` (B, m) of a draft tree whose first node sits in slot `base` (B,) of each row, in path order.
+    def keep(self, base: Sequence[int] | Tensor, nodes: Tensor) -> None:
+        """Keep only the path `nodes` (B, m) of a draft tree whose first node sits in slot `base` of each row, in path order.
 
         The rows end with base + m vectors each; where the accepted paths differ in length, pad `nodes` and `truncate` afterwards.
         """
-        rows = torch.arange(len(base), device=base.device)[:, None]
-        source, target = base[:, None] + nodes, base[:, None] + torch.arange(nodes.shape[1], device=base.device)
+        first = base.tolist() if isinstance(base, Tensor) else list(base)
+        base = torch.as_tensor(base, device=nodes.device)[:, None]
+        rows, source = torch.arange(len(base), device=nodes.device)[:, None], base + nodes
+        target = base + torch.arange(nodes.shape[1], device=nodes.device)
         for store in (self.keys, self.values):
             store[:, rows, target] = store[:, rows, source]  # the right side is a copy, so paths may overlap
-        self.truncate(base + nodes.shape[1])
+        self.truncate([slot + nodes.shape[1] for slot in first])
 
 
 class Layer(NamedTuple):

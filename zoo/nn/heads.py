@@ -86,33 +86,39 @@ class FutureHeads(nn.Module):
         belong to blocks[i]. norm is shared by all heads. unembedding (V, D): of all heads, or of the first where the others have
         their own. targets, weights (n, B, T): the tokens ahead and how much each counts in the loss.
         """
-        matrices = [unembedding, *(own.weight for own in self.unembeddings)]
-        matrix = matrices.__getitem__ if self.unembeddings else lambda i: unembedding
+        matrices = [unembedding, *(own.weight for own in self.unembeddings)]  # one for all heads, or one each
         if not torch.is_grad_enabled():
-            terms = {
-                i: linear_cross_entropy(norm(out), matrix(i), targets[i], chunk=self.chunk)[1]
-                for i, out in self.outputs(hidden, run)
-            }
+            terms = {}
+            for i, out in self.outputs(hidden, run):
+                matrix = matrices[i if len(matrices) > 1 else 0]
+                terms[i] = linear_cross_entropy(norm(out), matrix, targets[i], chunk=self.chunk)[1]
             nll = torch.stack([terms[i] for i in range(self.n)])
             return (nll * weights).sum(), nll
         if self.backward == "head-by-head" and not self._sharded():
             shared = [p for p in norm.parameters() if p.requires_grad]
             own = [p for p in self.blocks.parameters() if p.requires_grad]
             return _HeadByHead.apply(self, run, norm, targets, weights, hidden, *matrices, *shared, *own)
-        joint = self.backward != "naive"
+        return self._one_graph(hidden, run, norm, matrices, targets, weights)
+
+    def _one_graph(self, hidden, run, norm, matrices, targets, weights) -> tuple[Tensor, Tensor]:
+        """As `forward`, all heads in one graph: "joint" or "naive"."""
+        joint, replicated = self.backward != "naive", len(matrices) > 1
         again = (lambda i, x: checkpoint(run, i, x, use_reentrant=False)) if joint and self.blocks else run
-        outputs = torch.stack([norm(out) for _, out in sorted(self.outputs(hidden, again), key=lambda pair: pair[0])])
-        if not joint:
-            logits = torch.stack([F.linear(out, matrix(i)) for i, out in enumerate(outputs)])  # (n, B, T, V)
-            exact = torch.promote_types(logits.dtype, torch.float32)
-            nll = F.cross_entropy(logits.flatten(0, 2).to(exact), targets.flatten(), reduction="none").view(targets.shape)
-            return (nll * weights).sum(), nll.detach()
-        if not self.unembeddings:  # one call for all heads: n calls would hold n gradients of the unembedding
-            return linear_cross_entropy(outputs, unembedding, targets, weights, chunk=self.chunk)
-        losses, terms = zip(
-            *(linear_cross_entropy(x, m, y, w, chunk=self.chunk) for x, m, y, w in zip(outputs, matrices, targets, weights))
-        )
-        return torch.stack(losses).sum(), torch.stack(terms)
+        outputs = [norm(out) for _, out in sorted(self.outputs(hidden, again), key=lambda pair: pair[0])]
+        if joint and replicated:
+            parts = zip(outputs, matrices, targets, weights)
+            losses, terms = zip(*(linear_cross_entropy(x, m, y, w, chunk=self.chunk) for x, m, y, w in parts))
+            return torch.stack(losses).sum(), torch.stack(terms)
+        if replicated:
+            logits = torch.stack([F.linear(out, own) for out, own in zip(outputs, matrices)])  # (n, B, T, V)
+        else:
+            outputs = torch.stack(outputs)  # (n, B, T, D)
+            if joint:  # one call for all heads: n calls would hold n gradients of the unembedding
+                return linear_cross_entropy(outputs, matrices[0], targets, weights, chunk=self.chunk)
+            logits = F.linear(outputs, matrices[0])
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        nll = F.cross_entropy(logits.flatten(0, 2).to(exact), targets.flatten(), reduction="none").view(targets.shape)
+        return (nll * weights).sum(), nll.detach()
 
     def _sharded(self) -> bool:
         """Whether the heads' parameters are sharded, so that only their owner may run a backward pass."""
@@ -164,12 +170,13 @@ class _HeadByHead(torch.autograd.Function):
             wanted = [start, *(p for m in modules for p in m.parameters() if p.requires_grad)]
             # What is stacked on this head has sent its own gradient down to `end` (Fig. S11).
             ends, seeds = ([out], [grad_out]) if arriving is None else ([out, end], [grad_out, arriving])
+            del end  # else it would outlive its part of the graph
             found = torch.autograd.grad(ends, wanted, seeds)
             arriving = found[0] if start is not trunk else None
             for p, g in zip(wanted, found):
                 if p is not start or p is trunk:
                     total[id(p)] = total[id(p)].add_(g) if id(p) in total else g
-            del start, end, out, ends, seeds, grad_out, found, wanted, p, g  # before the next head is run
+            del start, out, ends, seeds, grad_out, found, wanted, p, g  # before the next head is run
         nll = torch.stack(terms)  # (n, B, T)
         ctx.gradients = [total[id(trunk)], *grads, *(total[id(p)] for p in parameters[count:])]
         ctx.types = [hidden.dtype, *(p.dtype for p in parameters)]
@@ -186,9 +193,8 @@ def _fan(heads: FutureHeads, run: Callable, trunk: Tensor) -> Iterator[tuple[int
     """(i, input, output) of parallel heads, each run when it is its turn."""
     for i in range(heads.n):
         with torch.enable_grad():
-            output = run(i, trunk)
-        yield i, trunk, output
-        del output
+            output = [run(i, trunk)]
+        yield i, trunk, output.pop()  # so that it is the caller's alone
 
 
 def _stack(heads: FutureHeads, run: Callable, trunk: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -58,7 +58,7 @@ def test_scores_are_those_of_the_net(n):
     torch.testing.assert_close(found.entropy, expected, atol=1e-5, rtol=1e-5)
     if n > 1:
         net.eval()
-        head2 = float((found.second.sum() * math.log(2)))
+        head2 = float(found.second.sum() * math.log(2))
         full = net({"tokens": batch["tokens"][:, : T - 1 + n], "mask": torch.ones(3, T - 1 + n, dtype=torch.bool)})
         assert head2 == pytest.approx(float(full["parts"]["head2"][0]), rel=1e-4)
 
@@ -126,7 +126,7 @@ class Noisy(torch.nn.Module):
 
 
 def test_swapping_two_equally_good_nets_turns_the_trend_unless_one_of_them_is_the_axis():
-    """On the axis of both nets the gain of a on b is the loss of b on a; on the axis of one, either seems to lose where it is high."""
+    """On the axis of both nets the gain of a on b is the loss of b on a; on the axis of one, either seems to lose at its end."""
     slopes = {"both": [], "baseline": []}
     draw = torch.Generator().manual_seed(0)
     for pair in range(80):

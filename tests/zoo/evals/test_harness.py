@@ -83,6 +83,18 @@ def test_scores_do_not_depend_on_what_is_read_together(net, batch):
     assert [f.greedy for f in found] == [w.greedy for w in wanted] and any(f.greedy for f in found)
 
 
+def test_greedy_means_from_the_first_token_on(net):
+    def best(tokens: list[int]) -> int:
+        return net.next(torch.tensor([tokens]), net.cache(1))[0, -1].argmax().item()
+
+    context = ids(0, 5)
+    first = best(context)
+    other = (first + 1) % 40
+    continuations = [[first, best([*context, first])], [other, best([*context, other])], [first, -1 % 40]]
+    found = score(net, [(context, c) for c in continuations])
+    assert [f.greedy for f in found] == [True, False, continuations[2] == continuations[0]]
+
+
 def test_shared_context_is_read_once(net, monkeypatch):
     read = []
     states = net.states
@@ -142,10 +154,10 @@ def test_rolling_equals_hflm(net, tokenizer, hflm):
 
 def test_generate_until_equals_hflm(net, tokenizer, hflm):
     settings = {"until": [" the", "\n"], "max_gen_toks": 8, "do_sample": False}
-    texts = [(sentence(i, 3 + i), settings) for i in range(6)]
-    assert Harness(net, tokenizer, batch=2).generate_until(requests(texts)) == hflm.generate_until(
-        requests(texts), disable_tqdm=True
-    )
+    texts = [(sentence(i, 3 + 4 * i), settings) for i in range(6)]  # the longest ones leave no room for eight tokens
+    ours = Harness(net, tokenizer, batch=2, heads=getattr(net, "n", 1))
+    assert ours.generate_until(requests(texts)) == hflm.generate_until(requests(texts), disable_tqdm=True)
+    assert 0 < ours.truncated < ours.requests == 6
 
 
 def test_generation_stops_before_the_word(net, tokenizer):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
@@ -102,6 +103,18 @@ def test_cached_decoding_gives_the_logits_of_one_pass(form, flavour):
     nll = -whole[:, :-1, 0].log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)
     padded = torch.cat((tokens, tokens[:, : N - 1]), 1)  # as long as a batch is, n - 1 more than needed
     torch.testing.assert_close(model.nll({"tokens": padded}), nll.float(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flavour", ["gpt2", "llama"])
+@pytest.mark.parametrize("form", FORMS)
+def test_decoding_gives_what_was_trained(form, flavour):
+    """Every head's logits have the nll that the loss has."""
+    model = stirred(form, flavour)
+    b = {"tokens": torch.randint(0, V, (2, T + N)), "mask": torch.ones(2, T + N, dtype=torch.bool)}
+    logits = model.next(b["tokens"][:, :T], model.cache(2), heads=N)
+    for i, (total, _) in enumerate(model(b)["parts"].values()):
+        nll = F.cross_entropy(logits[:, :, i].flatten(0, 1), b["tokens"][:, i + 1 : i + 1 + T].flatten(), reduction="sum")
+        torch.testing.assert_close(total.double(), nll, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("form", FORMS)

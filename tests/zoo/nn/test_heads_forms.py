@@ -7,6 +7,7 @@ from torch import nn
 
 from zoo.mtp import MTP
 from zoo.nn.heads import FutureHeads
+from zoo.nn.transformer import Block
 
 torch.set_num_threads(1)
 V, T, N = 23, 8, 4
@@ -184,6 +185,17 @@ def test_stacked_heads_run_backwards_from_the_farthest_to_the_trunk():
             block.register_full_backward_hook(lambda *_, i=i, seen=seen: seen.append(("backward", i)))
         model(batch(N))["loss"].backward()
         assert seen == [("forward", i) for i in outwards] + [("backward", i) for i in reversed(outwards)]
+
+
+@pytest.mark.parametrize("form", ["causal", "anticausal"])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_stacked_heads_are_recomputed_only_where_the_trunk_is(form, checkpoint):
+    model, runs = net(form, checkpoint=checkpoint), []
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.register_forward_pre_hook(lambda *_: runs.append(1))
+    model(batch(N))["loss"].backward()
+    assert len(runs) == 5 * (2 if checkpoint else 1)
 
 
 def test_choices():
