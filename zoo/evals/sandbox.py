@@ -14,7 +14,10 @@ package, see `zoo.evals.jail`. What holds:
 
 What it does not promise: a program can tell what it is asked from the arguments and look up answers that it was trained on; a
 hole in the kernel is a hole in the jail; `memory_mib` bounds a process, so a program may hold `processes` times as much; the
-processor's side channels stay open. It takes Linux 5.14, which counts processes per user namespace, on x86_64 or aarch64. Where a wall cannot be put up, `Jail` raises `Unavailable`: nothing runs unprotected.
+processor's side channels stay open.
+
+It takes Linux 5.14, which counts processes per user namespace, on x86_64 or aarch64. Where a wall cannot be put up, or is not
+seen to stand when the jail starts, `Jail` raises `Unavailable`: nothing runs unprotected.
 """
 
 import concurrent.futures
