@@ -1,18 +1,24 @@
 """Decoding for every token net: ragged prompts, sampling, stop tokens, streaming; and the verb `zoo generate`."""
 
 import argparse
+import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo.nn.packed import packed
 from zoo.reading import Reading, Row
 from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
-from zoo.speculative import Drafts, HeadDrafts, NetDrafts, verify
+from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
 from zoo.writing import Writing
+
+PACK_FROM = 32  # new tokens from which on packing the weights pays; see `packed`
 
 
 @dataclass
@@ -72,14 +78,18 @@ def generate(
     """
     rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
     _check(net, rows, heads, draft)
+    # A net that is decoded from many times is packed once by whoever wraps the calls in `packed`.
     nets = [net] if draft is None else [net, draft]
     modes = [each.training for each in nets]
     writing = Writing(limit, stop, until, stream, heads - 1)
     decoding = _Decoding(net, draft, heads, sampling, writing, generator)
     try:
-        for each in nets:
-            each.eval()
-        forwards = decoding.run(rows) if rows and limit > 0 else 0
+        with ExitStack() as stack:
+            for each in nets:
+                each.eval()
+                if limit >= PACK_FROM:
+                    stack.enter_context(packed(each))
+            forwards = decoding.run(rows) if rows and limit > 0 else 0
     finally:
         for each, mode in zip(nets, modes):
             each.train(mode)
@@ -143,24 +153,137 @@ class _Decoding:
 
 
 def main(args: list[str]) -> None:
-    """`zoo generate FOLDER --prompt …`: continue a prompt with a saved net."""
-    parser = argparse.ArgumentParser("zoo generate", description="Continue a prompt with a net saved by save_pretrained.")
+    """`zoo generate FOLDER --prompt …`: continue prompts with a saved net."""
+    parser = argparse.ArgumentParser("zoo generate", description="Continue prompts with a net saved by save_pretrained.")
     parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
-    parser.add_argument("--prompt", default="def ", help="text to continue")
-    parser.add_argument("--tokens", type=int, default=200, help="tokens to add")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely token")
-    parser.add_argument("--top_k", type=int, default=None, help="sample among the k most likely")
-    parser.add_argument("--top_p", type=float, default=None, help="sample among the most likely that add up to p")
+    parser.add_argument("--prompt", action="append", help='text to continue, "-" for standard input; may be repeated')
+    parser.add_argument(
+        "--prompt_file", action="append", default=[], help="a file whose text is to be continued; may be repeated"
+    )
+    parser.add_argument("--tokens", type=int, default=200, help="tokens to add to each prompt at most")
+    parser.add_argument("--temperature", type=float, help="0 takes the most likely token; default 0.8, with --heads all 0")
+    parser.add_argument("--top_k", type=int, help="sample among the k most likely tokens")
+    parser.add_argument("--top_p", type=float, help="sample among the most likely tokens that add up to p")
+    parser.add_argument("--heads", default="1", help="k: k - 1 drafts per step; all: compares k = 1 .. n with each other")
+    parser.add_argument("--draft", metavar="FOLDER", help="a small saved net that drafts instead of the heads")
+    parser.add_argument("--tree", type=int, metavar="NODES", help="Medusa: verify a tree of the heads' drafts at once")
+    parser.add_argument(
+        "--accept", choices=["greedy", "nucleus", "typical"], help="of --tree: which drafts are kept; see `medusa`"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="type of weights and cache")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--stream", action="store_true", help="print the text as it becomes final; one prompt only")
     given = parser.parse_args(args)
 
+    net, tokenizer = _load(given.folder, given)
+    draft = None
+    if given.draft:
+        draft, other = _load(given.draft, given)
+        if other.fingerprint != tokenizer.fingerprint:
+            raise ValueError(f"{given.draft} and {given.folder} have different tokenizers: a draft net needs the net's own.")
+    texts = [sys.stdin.read() if text == "-" else text for text in given.prompt or ([] if given.prompt_file else ["def "])]
+    texts += [_text_of(path) for path in given.prompt_file]
+    prompts = [tokenizer.encode(text) or [tokenizer.eos] for text in texts]
+    if given.tree is None and given.accept:
+        raise ValueError("--accept says which drafts of a tree are kept: add --tree NODES, 16 for instance.")
+    if given.tree is not None and (given.heads != "1" or draft):
+        raise ValueError("--tree drafts with all heads of the net: leave out --heads and --draft.")
+    if given.heads == "all":
+        return _compare(net, tokenizer, prompts, given, draft)
+    if not given.heads.isdigit():
+        raise ValueError(f"--heads is a number or all, not {given.heads!r}.")
+    if given.stream and len(prompts) > 1:
+        raise ValueError("--stream prints one text: give one prompt, or leave it out.")
+    sampling = Sampling(0.8 if given.temperature is None else given.temperature, given.top_k, given.top_p)
+    random = torch.Generator(given.device).manual_seed(given.seed)
+    show = _Typing(tokenizer, prompts[0]) if given.stream else None
+    settings = {"stop": {tokenizer.eos}, "stream": show, "generator": random}
+    if given.tree is None:
+        out, name = (
+            generate(net, prompts, given.tokens, sampling, heads=int(given.heads), draft=draft, **settings),
+            f"heads {given.heads}",
+        )
+    else:
+        out, name = _from_tree(net, prompts, given, sampling, settings)
+    for prompt, new in zip(prompts, out.tokens):
+        print() if show else print(tokenizer.decode(prompt + new))
+    if given.tree is not None or int(given.heads) > 1:
+        print(f"{name}: {_speed(out)}")
+
+
+def _from_tree(net: nn.Module, prompts: list[list[int]], given, sampling: Sampling, settings: dict) -> tuple[Generation, str]:
+    """What `medusa` writes with a default tree of so many nodes, and the name of this way to decode."""
+    from zoo.medusa import medusa  # stands on this file
+    from zoo.tree import Tree
+
+    if getattr(net, "n", 1) == 1:
+        raise ValueError("--tree needs heads that draft, and this net has one head only: take a net trained with n = 2 or more.")
+    accept = given.accept or ("greedy" if sampling.greedy else "nucleus")
+    tree = Tree.default(net.n, given.tree)
+    name = f"tree of {len(tree.paths)} nodes, {accept} acceptance"
+    if accept == "typical" and not sampling.greedy:
+        name += " (approximate: not the distribution of plain sampling)"
+    return medusa(net, prompts, given.tokens, sampling, tree=tree, accept=accept, **settings), name
+
+
+def _load(folder: str, given: argparse.Namespace) -> tuple[nn.Module, Any]:
+    """A saved net in the asked type and place, and its tokenizer."""
     from zoo.data.tokenizer import load_tokenizer
     from zoo.pretrained import from_pretrained
 
-    net = from_pretrained(given.folder)
-    tokenizer = load_tokenizer(str(Path(given.folder) / "tokenizer"))
-    prompt = tokenizer.encode(given.prompt) or [tokenizer.eos]
-    sampling = Sampling(given.temperature, given.top_k, given.top_p)
-    random = torch.Generator().manual_seed(given.seed)
-    result = generate(net, [prompt], given.tokens, sampling, stop={tokenizer.eos}, generator=random)
-    print(tokenizer.decode(prompt + result.tokens[0]))
+    net = from_pretrained(folder).to(given.device, getattr(torch, given.dtype))
+    if not (Path(folder) / "tokenizer").is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer beside its net: copy the run's tokenizer folder to {folder}/tokenizer."
+        )
+    return net, load_tokenizer(str(Path(folder) / "tokenizer"))
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no prompt file {path}: check its path.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"The prompt file {path} is no UTF-8 text.") from None
+
+
+def _speed(out: Generation) -> str:
+    shares = " ".join(f"{count / max(1, sum(out.steps)):.2f}" for count in out.accepted)
+    return f"{out.tokens_per_forward:.2f} tokens per forward; share of steps with 1, 2, … drafts accepted: {shares}"
+
+
+def _compare(net: nn.Module, tokenizer, prompts: list[list[int]], given: argparse.Namespace, draft: nn.Module | None) -> None:
+    """Print the plain texts, and for each k = 2 .. n whether its texts are the same and how many tokens a forward pass gave."""
+    if given.temperature or given.stream or draft is not None:
+        raise ValueError("--heads all compares greedy texts of a net's own heads: leave out --temperature, --stream and --draft.")
+    plain = generate(net, prompts, given.tokens, stop={tokenizer.eos})
+    for prompt, new in zip(prompts, plain.tokens):
+        print(tokenizer.decode(prompt + new))
+    print(f"heads 1: {plain.tokens_per_forward:.2f} tokens per forward")
+    for heads in range(2, getattr(net, "n", 1) + 1):
+        out = generate(net, prompts, given.tokens, heads=heads, stop={tokenizer.eos})
+        print(f"heads {heads}: {'identical text' if out.tokens == plain.tokens else 'ANOTHER text'}, {_speed(out)}")
+        for number, (prompt, one, other) in enumerate(zip(prompts, plain.tokens, out.tokens), 1):
+            where = first_divergence(one, other, net, prompt, tokenizer.eos)
+            if where:
+                print(
+                    f"  prompt {number} differs first at new token {where.index + 1}, "
+                    f"where the two tokens' logits are {abs(where.gap):.2g} apart"
+                )
+
+
+class _Typing:
+    """Prints a text while it grows: as `stream` of `generate`."""
+
+    def __init__(self, tokenizer, prompt: list[int]):
+        self.tokenizer, self.ids, self.shown = tokenizer, list(prompt), ""
+        self(0, [])
+
+    def __call__(self, row: int, new: list[int]) -> None:
+        self.ids += new
+        text = self.tokenizer.decode(self.ids).rstrip("\N{REPLACEMENT CHARACTER}")  # a character may still lack its last bytes
+        if text.startswith(self.shown):
+            print(text[len(self.shown) :], end="", flush=True)
+            self.shown = text

@@ -109,29 +109,6 @@ def test_a_draft_net_drafts(net, context):
     assert itself.steps == [4] * 4 and itself.accepted == [16] * 3
 
 
-def naive(sampling: Sampling, net, prompt: list[int], count: int) -> torch.Tensor:
-    """Exact probabilities (V ** count,) of all continuations."""
-    texts, weights = torch.tensor([prompt]), torch.ones(1)
-    for _ in range(count):
-        p = sampling.probabilities(net.next(texts, net.cache(len(texts)))[:, -1])
-        weights = (weights[:, None] * p).flatten()
-        texts = torch.cat((texts.repeat_interleave(net.vocab, 0), torch.arange(net.vocab).repeat(len(texts))[:, None]), 1)
-    return weights
-
-
-def p_value(counts: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of Pearson's chi-square test, cells that expect fewer than 5 put together."""
-    from scipy.stats import chisquare
-
-    assert counts[expected == 0].sum() == 0, "a token that cannot be drawn was drawn"
-    expected = expected * counts.sum()
-    rare = expected < 5
-    seen = torch.cat((counts[~rare], counts[rare].sum()[None])).double()
-    wanted = torch.cat((expected[~rare], expected[rare].sum()[None])).double()
-    keep = wanted > 0
-    return float(chisquare(seen[keep], wanted[keep] * seen[keep].sum() / wanted[keep].sum()).pvalue)
-
-
 def exact(sampling: Sampling, net, prompt: list[int], count: int) -> torch.Tensor:
     """Probabilities (V ** count,) of all continuations by `count` tokens."""
     texts, weights = torch.tensor([prompt]), torch.ones(1)
