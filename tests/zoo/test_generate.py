@@ -99,13 +99,13 @@ def test_empty_prompt_is_one_sentence(net):
 
 
 def test_no_step_works_on_rows_that_have_ended_or_on_free_slots(net, monkeypatch):
-    seen = []
-    states = net.states
-    monkeypatch.setattr(
-        net,
-        "states",
-        lambda tokens, cache, *a, **k: seen.append((tokens.shape, cache.capacity)) or states(tokens, cache, *a, **k),
-    )
+    seen, states = [], net.states
+
+    def watched(tokens, cache, *more, **named):
+        seen.append((tokens.shape, cache.capacity))
+        return states(tokens, cache, *more, **named)
+
+    monkeypatch.setattr(net, "states", watched)
     out = generate(net, PROMPTS, 4, until=lambda new: len(new) == 2)
     assert [shape for shape, _ in seen] == [(4, 7), (4, 1)] and seen[0][1] == 7 + 4
     assert out.steps == [1] * 4
