@@ -1,4 +1,6 @@
-"""Speed of decoding: the decoder's part of `python -m benchmarks.bench_decode FOLDER [--text FILE …]` prints, for k = 1 .. n heads of a saved net, the tokens per forward
+"""Speed of decoding: the decoder's part of `python -m benchmarks.bench [--quick]`, and of one saved net.
+
+`python -m benchmarks.bench_decode FOLDER [--text FILE …]` prints, for k = 1 .. n heads of a saved net, the tokens per forward
 pass and the gain in wall-clock time over k = 1, on prompts cut from the files (default: this package's own source, which no
 corpus of the project holds).
 

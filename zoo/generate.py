@@ -151,7 +151,7 @@ class _Decoding:
         return torch.tensor(lists, dtype=torch.int64, device=self.device)
 
     def _deliver(self, rows: list[Row], blocks: list[list[int]], step: bool) -> list[int]:
-        """Give each row its tokens up to a stop; the numbers of the rows that go on. step: whether this was one, not the prompt."""
+        """Give each row its tokens up to a stop; the numbers of the rows that go on. step: a step did it, not the prompt."""
         for row, block in zip(rows, blocks):
             given = self._extend(row, block)
             row.steps += step
