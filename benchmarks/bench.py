@@ -1,6 +1,7 @@
 """`python -m benchmarks.bench [--quick]`: our speed and memory beside their anchors, each against its target.
 
-bench_nets.py, bench_decode.py and bench_data.py measure: `main(quick)` of each returns rows {name, ours, anchor, ratio, target, unit, ok}.
+bench_nets.py, bench_decode.py and bench_data.py measure: `main(quick)` of each returns rows
+{name, ours, anchor, ratio, target, unit, ok}.
 """
 
 import argparse

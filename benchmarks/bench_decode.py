@@ -1,8 +1,8 @@
 """Speed of decoding: the decoder's part of `python -m benchmarks.bench [--quick]`, and of one saved net.
 
-`python -m benchmarks.bench_decode FOLDER [--text FILE …]` prints, for k = 1 .. n heads of a saved net, tokens per forward pass and
-the gain in wall-clock time over k = 1, on prompts cut from the files (default: this package's own source, which no corpus of the
-project holds).
+`python -m benchmarks.bench_decode FOLDER [--text FILE …]` prints, for k = 1 .. n heads of a saved net, the tokens per forward
+pass and the gain in wall-clock time over k = 1, on prompts cut from the files (default: this package's own source, which no
+corpus of the project holds).
 
 Times are the best of interleaved rounds in one process: other work on the machine can only add to them.
 """

@@ -166,6 +166,10 @@ def main(args: list[str]) -> None:
     parser.add_argument("--top_p", type=float, help="sample among the most likely tokens that add up to p")
     parser.add_argument("--heads", default="1", help="k: k - 1 drafts per step; all: compares k = 1 .. n with each other")
     parser.add_argument("--draft", metavar="FOLDER", help="a small saved net that drafts instead of the heads")
+    parser.add_argument("--tree", type=int, metavar="NODES", help="Medusa: verify a tree of the heads' drafts at once")
+    parser.add_argument(
+        "--accept", choices=["greedy", "nucleus", "typical"], help="of --tree: which drafts are kept; see `medusa`"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="type of weights and cache")
     parser.add_argument("--device", default="cpu")
@@ -181,6 +185,10 @@ def main(args: list[str]) -> None:
     texts = [sys.stdin.read() if text == "-" else text for text in given.prompt or ([] if given.prompt_file else ["def "])]
     texts += [_text_of(path) for path in given.prompt_file]
     prompts = [tokenizer.encode(text) or [tokenizer.eos] for text in texts]
+    if given.tree is None and given.accept:
+        raise ValueError("--accept says which drafts of a tree are kept: add --tree NODES, 16 for instance.")
+    if given.tree is not None and (given.heads != "1" or draft):
+        raise ValueError("--tree drafts with all heads of the net: leave out --heads and --draft.")
     if given.heads == "all":
         return _compare(net, tokenizer, prompts, given, draft)
     if not given.heads.isdigit():
@@ -190,21 +198,33 @@ def main(args: list[str]) -> None:
     sampling = Sampling(0.8 if given.temperature is None else given.temperature, given.top_k, given.top_p)
     random = torch.Generator(given.device).manual_seed(given.seed)
     show = _Typing(tokenizer, prompts[0]) if given.stream else None
-    out = generate(
-        net,
-        prompts,
-        given.tokens,
-        sampling,
-        heads=int(given.heads),
-        draft=draft,
-        stop={tokenizer.eos},
-        stream=show,
-        generator=random,
-    )
+    settings = {"stop": {tokenizer.eos}, "stream": show, "generator": random}
+    if given.tree is None:
+        out, name = (
+            generate(net, prompts, given.tokens, sampling, heads=int(given.heads), draft=draft, **settings),
+            f"heads {given.heads}",
+        )
+    else:
+        out, name = _from_tree(net, prompts, given, sampling, settings)
     for prompt, new in zip(prompts, out.tokens):
         print() if show else print(tokenizer.decode(prompt + new))
-    if int(given.heads) > 1:
-        print(f"heads {given.heads}: {_speed(out)}")
+    if given.tree is not None or int(given.heads) > 1:
+        print(f"{name}: {_speed(out)}")
+
+
+def _from_tree(net: nn.Module, prompts: list[list[int]], given, sampling: Sampling, settings: dict) -> tuple[Generation, str]:
+    """What `medusa` writes with a default tree of so many nodes, and the name of this way to decode."""
+    from zoo.medusa import medusa  # stands on this file
+    from zoo.tree import Tree
+
+    if getattr(net, "n", 1) == 1:
+        raise ValueError("--tree needs heads that draft, and this net has one head only: take a net trained with n = 2 or more.")
+    accept = given.accept or ("greedy" if sampling.greedy else "nucleus")
+    tree = Tree.default(net.n, given.tree)
+    name = f"tree of {len(tree.paths)} nodes, {accept} acceptance"
+    if accept == "typical" and not sampling.greedy:
+        name += " (approximate: not the distribution of plain sampling)"
+    return medusa(net, prompts, given.tokens, sampling, tree=tree, accept=accept, **settings), name
 
 
 def _load(folder: str, given: argparse.Namespace) -> tuple[nn.Module, Any]:

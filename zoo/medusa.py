@@ -1,11 +1,13 @@
 """Medusa decoding (arXiv 2401.10774) with the heads of multi-token prediction (arXiv 2404.19737, sec. 3.2)."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
-from zoo.generate import Generation
+from zoo.generate import PACK_FROM, Generation
+from zoo.nn.packed import packed
 from zoo.reading import Reading, Row
 from zoo.sampling import GREEDY, Sampling
 from zoo.tree import Tree
@@ -117,9 +119,12 @@ class _Decoding:
         nets = [net for net in (self.net, self.judge) if net is not None]
         modes = [net.training for net in nets]
         try:
-            for net in nets:
-                net.eval()
-            forwards = self._fill(rows) if rows and self.writing.limit > 0 else 0
+            with ExitStack() as stack:
+                for net in nets:
+                    net.eval()
+                    if self.writing.limit >= PACK_FROM:
+                        stack.enter_context(packed(net))
+                forwards = self._fill(rows) if rows and self.writing.limit > 0 else 0
         finally:
             for net, mode in zip(nets, modes):
                 net.train(mode)
@@ -180,8 +185,10 @@ class _Decoding:
 
     def _candidates(self, after: Tensor, depth: int) -> Tensor:
         """The best tokens (B, depth, R) of heads 2 .. depth + 1."""
+        if depth == 0:
+            return torch.zeros(len(after), 0, self.width, dtype=torch.int64, device=self.device)
         later = after[:, 1 : depth + 1]  # (B, depth, D)
-        if self.together or not depth:  # one product with the unembedding, which reads all its bytes
+        if self.together:  # one product with the unembedding, which reads all its bytes
             return self.net.logits(later).topk(self.width).indices
         return torch.stack([self.net.logits(later[:, i], i + 1).topk(self.width).indices for i in range(depth)], 1)
 

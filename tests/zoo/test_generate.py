@@ -1,11 +1,17 @@
 """Decoding against the plainest way to do it: score the whole window for every token."""
 
+import io
+
 import pytest
 import torch
 
+import zoo.generate
+from zoo.cli import main as cli
+from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.generate import generate
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
+from zoo.pretrained import save_pretrained
 from zoo.reading import window_start
 from zoo.sampling import Sampling
 
@@ -90,3 +96,83 @@ def test_training_mode_is_left_as_found(net):
 def test_empty_prompt_is_one_sentence(net):
     with pytest.raises(ValueError, match="at least one token"):
         generate(net, [[1], []], 1)
+
+
+def test_no_step_works_on_rows_that_have_ended_or_on_free_slots(net, monkeypatch):
+    seen, states = [], net.states
+
+    def watched(tokens, cache, *more, **named):
+        seen.append((tokens.shape, cache.capacity))
+        return states(tokens, cache, *more, **named)
+
+    monkeypatch.setattr(net, "states", watched)
+    out = generate(net, PROMPTS, 4, until=lambda new: len(new) == 2)
+    assert [shape for shape, _ in seen] == [(4, 7), (4, 1)] and seen[0][1] == 7 + 4
+    assert out.steps == [1] * 4
+    seen.clear()
+    ended = iter(range(100))
+    out = generate(net, PROMPTS, 4, until=lambda new: next(ended) % 4 == 3)  # the last of the four ends with its first token
+    assert [shape[0] for shape, _ in seen] == [4, 3, 3, 2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Bytes().save(tmp_path / "tokens")
+    torch.manual_seed(1)
+    save_pretrained(MTP(257, 64, n=3, dim=16, layers=4, heads=2), tmp_path / "net", tmp_path / "tokens")
+    save_pretrained(NextToken(257, 32, dim=8, layers=1, heads=1), tmp_path / "small", tmp_path / "tokens")
+    return tmp_path
+
+
+def run(capsys, *words) -> str:
+    cli(["generate", *map(str, words)])
+    return capsys.readouterr().out
+
+
+def test_the_verb_compares_heads_and_takes_prompts_from_everywhere(folder, capsys, monkeypatch):
+    out = run(capsys, folder / "net", "--prompt", "ab", "--tokens", 12, "--heads", "all")
+    assert out.startswith("ab") and out.count("identical text") == 2 and "ANOTHER" not in out
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("heads")] == ["heads 1", "heads 2", "heads 3"]
+    (folder / "prompt.txt").write_text("from a file")
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    words = [folder / "net", "--prompt", "-", "--prompt_file", folder / "prompt.txt", "--tokens", 3, "--temperature", 0]
+    out = run(capsys, *words, "--heads", 2, "--draft", folder / "small", "--dtype", "bfloat16")
+    assert "from a pipe" in out and "from a file" in out and "heads 2: " in out
+    plain = run(capsys, folder / "net", "--prompt", "ab", "--tokens", 9, "--seed", 3)
+    assert run(capsys, folder / "net", "--prompt", "ab", "--tokens", 9, "--seed", 3, "--stream").rstrip(
+        "\n\ufffd"
+    ) == plain.rstrip("\n\ufffd")
+
+
+def test_the_verb_says_where_texts_part(folder, capsys, monkeypatch):
+    original = zoo.generate.generate
+
+    def other(net, prompts, limit, *a, heads=1, **k):
+        out = original(net, prompts, limit, *a, heads=heads, **k)
+        if heads == 3:
+            out.tokens[0][4] = (out.tokens[0][4] + 1) % 256
+        return out
+
+    monkeypatch.setattr(zoo.generate, "generate", other)
+    out = run(capsys, folder / "net", "--prompt", "ab", "--tokens", 8, "--heads", "all")
+    assert "heads 2: identical" in out and "heads 3: ANOTHER text" in out and "prompt 1 differs first at new token 5" in out
+
+
+def test_wrong_words_get_one_sentence(folder, tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "other").mkdir()
+    train_bpe(["some text, some more text"] * 3, 257 + 8).save(tmp_path / "bpe")
+    save_pretrained(NextToken(257, 32, dim=8, layers=1, heads=1), tmp_path / "stranger", tmp_path / "bpe")
+    save_pretrained(NextToken(257, 32, dim=8, layers=1, heads=1), tmp_path / "bare")
+    for words, sentence in (
+        ([folder / "net", "--heads", "4"], "heads = 4 were asked for and this net has 3"),
+        ([folder / "net", "--heads", "many"], "a number or all"),
+        ([folder / "net", "--heads", "2", "--draft", tmp_path / "stranger"], "different tokenizers"),
+        ([folder / "net", "--heads", "all", "--temperature", "1"], "leave out --temperature"),
+        ([folder / "net", "--stream", "--prompt", "a", "--prompt", "b"], "one prompt"),
+        ([folder / "net", "--prompt_file", tmp_path / "none.txt"], "no prompt file"),
+        ([folder / "net", "--top_p", "2"], "top_p lies above 0"),
+        ([tmp_path / "bare"], "no tokenizer beside its net"),
+    ):
+        with pytest.raises(SystemExit, match=sentence):
+            cli(["generate", *map(str, words)])

@@ -8,11 +8,14 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
+from zoo.cli import main
+from zoo.data.tokenizer import Bytes
 from zoo.generate import generate
 from zoo.medusa import _Decoding, medusa, scored_by, typical
 from zoo.mtp import MTP
 from zoo.nn.cache import Cache
 from zoo.ntp import NextToken
+from zoo.pretrained import save_pretrained
 from zoo.reading import window_start
 from zoo.sampling import Sampling
 from zoo.tree import Tree, acceptance
@@ -74,8 +77,8 @@ def test_greedy_equals_plain_greedy_token_by_token(n, tree, flavour):
 
 def test_a_tree_of_the_root_alone_is_plain_decoding():
     model = net(2)
-    out, plain = medusa(model, PROMPTS, 30, tree=Tree.sparse([])), generate(model, PROMPTS, 30)
-    assert (out.tokens, out.forwards, out.steps, out.accepted) == (plain.tokens, 29, [29] * 4, [])
+    out, plain = medusa(model, PROMPTS, 40, tree=Tree.sparse([])), generate(model, PROMPTS, 40)
+    assert (out.tokens, out.forwards, out.steps, out.accepted) == (plain.tokens, 39, [39] * 4, [])
 
 
 def test_stop_tokens_and_until_end_a_row_inside_an_accepted_path():
@@ -381,3 +384,43 @@ def test_a_net_in_training_stays_in_training():
             model, PROMPTS, 3, tree=Tree.default(2, 4), stream=lambda row, new: (_ for _ in ()).throw(RuntimeError("stop here"))
         )
     assert model.training
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folders of a net with three heads and of one with one head, over bytes."""
+    folder = tmp_path_factory.mktemp("saved")
+    bytes_ = Bytes()
+    bytes_.save(folder / "tokenizer")
+    torch.manual_seed(0)
+    save_pretrained(net(3, vocab=bytes_.vocab), folder / "mtp", folder / "tokenizer")
+    save_pretrained(NextToken(bytes_.vocab, W, 16, 2, 2), folder / "plain", folder / "tokenizer")
+    return folder
+
+
+def test_the_command_line_decodes_from_a_tree(saved, capsys):
+    words = ["generate", str(saved / "mtp"), "--prompt", "ab", "--tokens", "12"]
+    main([*words, "--temperature", "0"])
+    plain = capsys.readouterr().out
+    main([*words, "--temperature", "0", "--tree", "9"])
+    assert capsys.readouterr().out.startswith(plain + "tree of 9 nodes, greedy acceptance: ")
+    main([*words, "--tree", "9"])
+    assert "tree of 9 nodes, nucleus acceptance: " in capsys.readouterr().out
+    main([*words, "--tree", "9", "--accept", "typical"])
+    assert "typical acceptance (approximate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "net_, more, sentence",
+    [
+        ("plain", ["--tree", "4"], "one head only"),
+        ("mtp", ["--tree", "4", "--heads", "2"], "leave out --heads"),
+        ("mtp", ["--tree", "4", "--heads", "all"], "leave out --heads"),
+        ("mtp", ["--accept", "typical"], "add --tree NODES"),
+        ("mtp", ["--tree", "0"], "1 or more"),
+        ("mtp", ["--tree", "4", "--accept", "greedy"], "is for temperature 0, not 0.8"),
+    ],
+)
+def test_the_command_line_says_what_does_not_go_together(saved, net_, more, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        main(["generate", str(saved / net_), "--tokens", "4", *more])

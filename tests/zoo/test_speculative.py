@@ -52,6 +52,44 @@ def test_drafts_are_accepted_and_counted(net):
     assert plain.accepted == [] and plain.tokens_per_forward == 1
 
 
+def reference(net: MTP, prompt: list[int], limit: int, k: int) -> tuple[list[int], int, list[int]]:
+    """Self-speculation of one row as the paper tells it, everything scored anew: new tokens, steps, accepted."""
+
+    def heads(text: list[int]) -> list[int]:
+        return net.next(torch.tensor([text]), net.cache(1), heads=k)[0, -1].argmax(-1).tolist()
+
+    token, *drafts = heads(prompt)
+    new, steps, accepted = [token], 0, [0] * (k - 1)
+    while len(new) < limit:
+        tried, block = [], []
+        for draft in [*drafts[: limit - len(new) - 1], None]:
+            token, *following = heads([*prompt, *new, *tried])
+            block.append(token)
+            if token != draft:
+                break
+            tried.append(draft)
+        new, drafts, steps = new + block, following, steps + 1
+        for place in range(len(block) - 1):
+            accepted[place] += 1
+    return new, steps, accepted
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_steps_and_acceptance_are_those_of_the_plain_telling(net, k):
+    out = generate(net, PROMPTS, 16, heads=k)
+    told = [reference(net, prompt, 16, k) for prompt in PROMPTS]
+    assert out.tokens == [tokens for tokens, _, _ in told] and out.steps == [steps for _, steps, _ in told]
+    assert out.accepted == [sum(column) for column in zip(*(accepted for _, _, accepted in told))]
+
+
+def test_later_heads_are_unembedded_at_one_position(net, monkeypatch):
+    rows, unembed = [], net.trunk.unembed
+    monkeypatch.setattr(net.trunk, "unembed", lambda h: rows.append(h.shape[:-1].numel()) or unembed(h))
+    out = generate(net, [[4, 5, 6, 0, 2, 3, 1]], 17, heads=4)
+    again = rows.count(3)  # where the step did not end at the position of the last one
+    assert rows[0] == 1 + 3 and max(rows) <= 4 + 3 and len(rows) == 1 + out.forwards + again and again < out.forwards
+
+
 def test_past_the_context_too(net):
     prompts = [*PROMPTS, [i % V for i in range(W)], [i % V for i in range(2 * W + 1)]]
     plain = generate(net, prompts, 3 * W)

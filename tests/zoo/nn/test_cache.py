@@ -167,3 +167,45 @@ def test_under_autocast_a_cache_of_either_type_works():
         with torch.autocast("cpu", torch.bfloat16):
             out = torch.cat([model.next(tokens[:, :4], cache), model.next(tokens[:, 4:], cache)], 1)
         assert (out - expected).abs().max() < 0.02
+
+
+def test_rows_leave_in_place_and_others_take_their_slots():
+    model, tokens = net("llama", 2), torch.randint(0, V, (4, 9))
+    cache = model.cache(4)
+    model.next(tokens[:, :7], cache, heads=2)
+    cache.truncate([7, 3, 5, 1])
+    store = cache.keys.data_ptr()
+    cache.select([1, 3])
+    assert cache.keys.data_ptr() == store and cache.held == cache.lengths.tolist() == [3, 1]
+    other = model.cache(1, capacity=4)
+    model.next(tokens[:1, :4], other, heads=2)
+    cache.put([1], other)
+    assert cache.held == cache.lengths.tolist() == [3, 4] and (cache.shortest, cache.longest) == (3, 4)
+    out = model.next(tokens[:2, 7:], cache, heads=2)
+    for row, text in enumerate((tokens[1, :3], tokens[0, :4])):
+        close(out[row], full(model, torch.cat((text, tokens[row, 7:]))[None], 2)[0, -2:])
+    cache.select([])
+    assert cache.held == [] and cache.longest == 0
+
+
+def test_heads_that_sat_out_elsewhere_do_not_come_in_with_a_row():
+    model, tokens = net("llama", 2), torch.randint(0, V, (2, 4))
+    cache, other = model.cache(2), model.cache(1)
+    model.next(tokens, cache, heads=2)
+    model.next(tokens[:1], other, heads=1)
+    cache.put([0], other)
+    with pytest.raises(ValueError, match="sat out"):
+        model.next(tokens, cache, heads=2)
+
+
+def test_a_mask_is_made_once_per_step_and_never_kept_too_long():
+    cache = Cache(1, 2, 8, 1, 4)
+    cache.layer(0).append(torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4))
+    cache.advance(3)
+    first = cache.visible(2)[0]
+    assert cache.visible(2)[0] is first
+    tree = torch.eye(2, dtype=torch.bool)
+    assert not torch.equal(cache.visible(2, tree)[0], first) and torch.equal(cache.visible(2)[0], first)
+    assert cache.visible(3)[0].shape[-1] == 6
+    cache.truncate([3, 1])
+    assert not torch.equal(cache.visible(2)[0], first.expand(2, -1, -1, -1))
