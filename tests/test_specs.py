@@ -20,7 +20,7 @@ def test_spec_is_well_formed(path: Path):
     spec = load(path)
     assert spec.name.split("-")[0] in ("table", "figure") and spec.name.split("-")[-1].isalnum()
     for claim in spec.claims:
-        assert len(claim.rows) == 2 or claim.kind == "agrees" or (claim.kind == "monotone" and len(claim.rows) > 2)
+        assert len(claim.rows) == 2 or claim.kind in ("agrees", "rising") or (claim.kind == "monotone" and len(claim.rows) > 2)
     named = [key for metric in spec.metrics for key in metric.keys]
     assert len(named) == len(set(named))
     for row in spec.runs.values():

@@ -65,6 +65,8 @@ def test_load_gives_typed_fields(write):
         ({"claims": [{**GOOD["claims"][0], "rows": ["one"]}]}, ["claims[0]", "two rows"]),
         ({"claims": [{**GOOD["claims"][0], "kind": "agrees"}]}, ["claims[0]", "two metrics"]),
         ({"alone": "yes"}, ["alone", "true or false"]),
+        ({"panels": [{"xs": ["test/a"], "ys": [], "title": "", "xlabel": "", "ylabel": ""}]}, ["panels[0]", "as many xs as ys"]),
+        ({"claims": [{**GOOD["claims"][0], "kind": "rising", "metrics": ["test/a"]}]}, ["claims[0]", "two metrics or more"]),
         ({"panels": [{"y": "test/z", "title": "", "xlabel": "", "ylabel": ""}]}, ["panels[0].y", "'test/z'"]),
         ({"runs": {**GOOD["runs"], "two": {"label": "", "baseline": "uno"}}}, ["runs.two.baseline", "'uno'"]),
         ({"runs": {**GOOD["runs"], "two": {"label": "", "scales": ["lap"]}}}, ["runs.two.scales", "mean 'laptop'"]),
@@ -80,8 +82,8 @@ def test_a_wrong_spec_names_key_file_and_remedy(write, change, words):
 
 
 def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(FileNotFoundError, match=r"table-mtp-2.*did you mean 'table-mtp-1'"):
-        load("table-mtp-2")
+    with pytest.raises(FileNotFoundError, match=r"table-mtp-11.*did you mean 'table-mtp-1'"):
+        load("table-mtp-11")
     with pytest.raises(ValueError, match=r"'lap'.*did you mean 'laptop'"):
         expand(load("table-mtp-1"), "lap")
 

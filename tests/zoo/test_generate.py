@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zoo.generate
-from zoo.cli import main as cli
+from zoo.__main__ import main as cli
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.generate import generate
 from zoo.mtp import MTP

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.cli import main
+from zoo.__main__ import main
 from zoo.mtp import MTP
 from zoo.pretrained import Saved, save_pretrained
 
