@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 from benchmarks import figures
 from benchmarks.record import Record
-from benchmarks.spec import expand, load
+from benchmarks.spec import Metric, Panel, expand, load
 
 T2 = 4.302652729911275  # two-sided 95 % quantile of Student's t with 2 degrees of freedom, from a printed table
 TOKENS = [1e6, 2e6, 4e6]
@@ -141,6 +141,17 @@ def test_panels_hold_our_points_and_the_papers_apart(spec):
     assert "curve" in words(cost) and "plain" in words(cost)  # the level of what is compared with
     assert cost.get_xscale() == "log" and time.get_xscale() == "linear"
     assert len(curves(time)) == 2 and words(time).count("curve") == 1
+
+
+def test_a_panel_of_curves_that_rows_measure(spec):
+    keys = [{"keys": [f"test/{axis}{i}" for i in (1, 2, 3)], "label": axis, "direction": "higher", "digits": 1} for axis in "xy"]
+    panel = Panel("Curves", "x", "y", xs=keys[0]["keys"], ys=keys[1]["keys"])
+    spec = replace(spec, metrics=[*spec.metrics, *(Metric(**each) for each in keys)], panels=[panel])
+    values = {"two": {"test/x1": 1.0, "test/x2": 2.0, "test/y1": 5.0, "test/y2": 7.0, "test/y3": 9.0}, "four": {"test/x1": 4.0}}
+    records = [replace(r, metrics={k: v + r.seed for k, v in values[r.run].items()}) for r in made(spec) if r.run in values]
+    figure = figures.panels(spec, "desk", records)
+    assert curves(figure.axes[0]) == [[(2.0, 6.0), (3.0, 8.0)]]  # means over seeds 0, 1, 2; x3 is missing
+    assert "two" in words(figure.axes[0]) and "four" not in words(figure.axes[0])
 
 
 def test_bars_are_intervals_over_seeds_or_the_stated_error(spec):

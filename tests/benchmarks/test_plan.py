@@ -51,6 +51,11 @@ def settings(words):
     return yaml.safe_load(text.getvalue())
 
 
+def test_rows_that_measure_a_saved_net_are_not_planned(spec):
+    made = spec({"one": SMALL, "measured": {**SMALL, "trainer.max_steps": 0}}, {"smoke": {"seeds": [0]}})
+    assert [row.runs[0].row for row in plan.plans(made, "smoke", H100, 0.4)] == ["one"]
+
+
 def step_tokens(settings):
     data, trainer = settings["data"]["init_args"], settings["trainer"]
     devices = int(trainer["devices"]) * trainer["num_nodes"]

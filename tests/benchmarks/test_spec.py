@@ -146,6 +146,17 @@ def test_needs_make_a_graph_with_the_seed_of_the_run_or_their_own(write):
     assert folder in run.command and run.config()["model"]["teacher"] == f"need {teacher.key}"
 
 
+def test_needs_are_filled_in_wherever_they_are_named(write):
+    nested = {"a": [{"folder": "${needs.base}", "k": 2}], "b": {"of": "x ${needs.base}"}}
+    runs = {**GOOD["runs"], "two": {"label": "taught", "overrides": {**nested, "trainer.max_steps": 0}}}
+    run = next(r for r in expand(load(write(runs=runs, needs=NEEDS)), "laptop") if r.row == "two")
+    (base,) = run.needs
+    words = run.arguments(saved={base.key: "the/folder"})
+    assert words[0] == "test"  # a run of no steps measures a saved net
+    assert "--a=[{folder: the/folder, k: 2}]" in words and "--b={of: x the/folder}" in words
+    assert run.config()["a"][0]["folder"] == f"need {base.key}" and "trainer.max_steps" in run.overrides
+
+
 def test_a_run_is_its_needs_too(write):
     keys = lambda: {r.row: r.key for r in expand(load(tmp), "laptop") if r.seed == 0}
     tmp = write(runs=TAUGHT, needs=NEEDS)
