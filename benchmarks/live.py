@@ -26,6 +26,9 @@ class Running(L.Callback):
     def on_fit_start(self, trainer, module) -> None:
         record.imported_code()  # remembered from now on: what runs is what was read, whatever is edited meanwhile
 
+    def on_test_start(self, trainer, module) -> None:
+        record.imported_code()  # likewise where a saved net is measured and nothing is fitted
+
     def on_validation_end(self, trainer, module) -> None:
         if trainer.sanity_checking or "tokens" not in module.measured:
             return

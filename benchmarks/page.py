@@ -220,7 +220,7 @@ def _facts(results: Results) -> list[str]:
     commits = {(r.commit or "no commit")[:10] + (" with uncommitted changes" if r.dirty else "") for r in found}
     facts = {
         "Data": "; ".join(f"{text} (with tokenizer: {_listed(sorted(prints))})" for text, prints in sorted(data.items())),
-        "Read": _passes([r.epochs for r in found]),
+        "Read": _passes([r.epochs for r in found if r.tokens]),
         "Device": "; ".join(sorted({r.device for r in found})),
         "Versions": "; ".join(sorted({_listed(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in found})),
         "Commit": "; ".join(sorted(commits)),
@@ -231,7 +231,7 @@ def _facts(results: Results) -> list[str]:
 
 def _passes(epochs: list[float]) -> str:
     """How often a run reads the training text; nothing when it is next to none of it."""
-    low, high = min(epochs), max(epochs)
+    low, high = min(epochs, default=0.0), max(epochs, default=0.0)
     if high <= 0.01:
         return ""
     span = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}"
@@ -246,7 +246,9 @@ def _row_line(results: Results, name: str) -> str:
     if found:
         time = _range(r.seconds for r in found if r.quiet)
         sizes = f"{_range(r.parameters for r in found)} parameters, {_range(r.tokens for r in found)} tokens"
-        parts.append(f"{sizes}, {found[-1].flops:.2g} FLOPs{f', {time} s' if time else ''}")
+        trained = f"{sizes}, {found[-1].flops:.2g} FLOPs{f', {time} s' if time else ''}"
+        nothing = f"{_range(r.parameters for r in found)} parameters, measured as they are"
+        parts.append(trained if any(r.tokens for r in found) else nothing)
     if row.paper:
         parts.append(f"paper: {row.paper.place}")
     return f"- **{row.label}** (`{name}`): {'; '.join(parts) or 'not run at this scale'}."

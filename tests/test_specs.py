@@ -35,6 +35,21 @@ def test_runs_are_distinct_and_their_files_exist(name, scale):
     assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
 
 
+@pytest.mark.parametrize("name, scale", CASES)
+def test_a_saved_net_is_measured_on_the_tokens_that_it_was_trained_on(name, scale):
+    for run in expand(load(name), scale):
+        mine = _text_of(run)
+        for need in run.needs:
+            assert _text_of(need) == mine, (run.row, need.row)
+
+
+def _text_of(run):
+    data = run.config()["data"]
+    kept = ("source", "files", "hub", "megabytes", "tokenizer", "vocab_size", "context")
+    given = {key: data["init_args"].get(key) for key in kept}
+    return data["class_path"], given if given["tokenizer"] != "bytes" else {**given, "vocab_size": None}
+
+
 @pytest.mark.skipif(importlib.util.find_spec("zoo.cli") is None, reason="zoo has no command line yet")
 @pytest.mark.parametrize("name, scale", CASES)
 def test_runs_resolve(name, scale, capsys):

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,9 @@ def peak_memory_mib(device: torch.device) -> float:
     """Highest memory since `reset_peak_memory`: allocated on a GPU, resident of the process elsewhere. MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if STATUS.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", STATUS.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+    if STATUS.exists() and (found := re.search(r"VmHWM:\s+(\d+)", STATUS.read_text())):  # some containers leave it out
+        return int(found[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # bytes, KiB
 
 
 def reset_peak_memory(device: torch.device) -> None:

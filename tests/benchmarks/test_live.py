@@ -54,6 +54,13 @@ def read(folder: Path) -> EventAccumulator:
     return events
 
 
+def test_the_code_is_remembered_before_a_saved_net_is_measured(monkeypatch):
+    asked = []
+    monkeypatch.setattr(record, "imported_code", lambda: asked.append(True))
+    live.Running("figure-made-9", {}, "records").on_test_start(None, None)
+    assert asked
+
+
 def test_a_run_leaves_its_curve_and_redraws_the_figure(spec, tmp_path, monkeypatch):
     """The real thing: a smoke run through the very function that the runner's processes call."""
     monkeypatch.chdir(tmp_path)

@@ -324,6 +324,14 @@ def test_a_need_is_part_of_the_page(small, tmp_path):
     assert Results(needing, "laptop", [made(need)]).used
 
 
+def test_a_saved_net_that_is_measured_has_no_tokens_and_no_flops_on_the_page(small):
+    as_it_is = made(find(small, "laptop", "new"), tokens=0, seconds=0.0, epochs=0.0)
+    page = report.page(small, "laptop", [as_it_is, made(find(small, "laptop", "base"), epochs=0.5, flops=1e9)])
+    assert "12,345 parameters, measured as they are" in page and "12,345 parameters, 1,000 tokens, 1e+09 FLOPs" in page
+    assert "each run reads 0.5 of the training text" in page and "0 tokens, 0 FLOPs" not in page
+    assert "training text" not in report.page(small, "laptop", [as_it_is])
+
+
 # -- terminal -------------------------------------------------------------------------------------------------------------
 def test_summary_shows_measured_columns_and_verdicts_only(small):
     text = report.summary(small, "desk", of(small, base=[5.0, 6.1, 7.1], new=[4.0, 5.1, 6.2]))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zoo import meter
-from zoo.meter import AllocatedPeak, busy_seconds, training_flops
+from zoo.meter import AllocatedPeak, busy_seconds, peak_memory_mib, training_flops
 from zoo.mtp import MTP
 
 VOCAB, CONTEXT, DIM = 97, 8, 16
@@ -96,3 +96,10 @@ class Missing:
 
 
 meter_missing = Missing()
+
+
+def test_memory_is_told_where_the_system_names_no_peak(tmp_path, monkeypatch):
+    right = peak_memory_mib(torch.device("cpu"))
+    (tmp_path / "status").write_text("Name: python\nVmRSS: 12 kB\n")
+    monkeypatch.setattr(meter, "STATUS", tmp_path / "status")
+    assert 0.5 * right < peak_memory_mib(torch.device("cpu")) < 5 * right
