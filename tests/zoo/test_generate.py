@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import zoo.generate
-from zoo.cli import main as cli
+from zoo.__main__ import main as cli
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.generate import generate
 from zoo.mtp import MTP
@@ -96,6 +96,12 @@ def test_training_mode_is_left_as_found(net):
 def test_empty_prompt_is_one_sentence(net):
     with pytest.raises(ValueError, match="at least one token"):
         generate(net, [[1], []], 1)
+
+
+@pytest.mark.parametrize("wrong", [V, -1])
+def test_an_id_that_the_net_does_not_have_is_one_sentence(net, wrong):
+    with pytest.raises(ValueError, match=f"token id {wrong} and the net only 0 .. {V - 1}"):
+        generate(net, [[1], [2, wrong]], 1)
 
 
 def test_no_step_works_on_rows_that_have_ended_or_on_free_slots(net, monkeypatch):

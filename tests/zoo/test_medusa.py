@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare
 from torch import nn
 
-from zoo.cli import main
+from zoo.__main__ import main
 from zoo.data.tokenizer import Bytes
 from zoo.generate import generate
 from zoo.medusa import _Decoding, medusa, scored_by, typical
