@@ -199,7 +199,7 @@ def _outcome(run: Run, job: Job, place: Path) -> Record:
 
 
 def child(job: dict) -> None:
-    """Fit and test what the job says, in this process, and save the record."""
+    """Fit and test what the job says, or test alone, in this process, and save the record."""
     import zoo.cli
     from benchmarks.live import Running
 
@@ -208,8 +208,10 @@ def child(job: dict) -> None:
     print(f"  {about['command']}", flush=True)
     running = Running(job["spec"], about, job["place"])
     cli = zoo.cli.main(job["arguments"], [running])
-    _refuse_another_budget(cli, job["devices"])
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    if job["arguments"][0] == "fit":
+        _refuse_another_budget(cli, job["devices"])
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    measured = {"parameters": sum(p.numel() for p in cli.model.net.parameters()), **getattr(cli.model, "measured", {})}
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in metrics.items():
         if not math.isfinite(value):
@@ -217,7 +219,7 @@ def child(job: dict) -> None:
     done = Record(
         **about, status="ok", config=cli.config_dump, metrics=metrics, curve=running.curve, threads=_threads(),
         data={"description": cli.datamodule.description, "fingerprint": cli.datamodule.fingerprint},
-        device=_device(cli.trainer.strategy.root_device), **cli.model.measured,
+        device=_device(cli.trainer.strategy.root_device), **measured,
         **{**record.provenance(), "commit": before["commit"], "dirty": before["dirty"]},
     )  # fmt: skip
     if cli.trainer.is_global_zero:  # the other processes of a distributed run come through here too

@@ -174,11 +174,15 @@ class Run:
         return f"{self.row}-{self.key}-s{self.seed}"
 
     def arguments(self, extra: dict[str, Any] | None = None, saved: dict[str, str] | None = None) -> list[str]:
-        """What `zoo` is given: ["fit", "-c", …, "--key=value", …]; `saved`: key of a need -> folder of its saved net."""
+        """What `zoo` is given: ["fit", "-c", …, "--key=value", …]; `saved`: key of a need -> folder of its saved net.
+
+        A run of no steps measures a saved net: ["test", …].
+        """
         layered = [word for file in self.files for word in ("-c", file)]
         folders = {need.row: (saved or {}).get(need.key, f"runs/{need.recipe}/{need.name}/pretrained") for need in self.needs}
         settings = {**_filled_in(self.overrides, folders), **(extra or {})}
-        return ["fit", *layered, *(f"--{key}={_text(value)}" for key, value in settings.items())]
+        verb = "test" if self.overrides.get("trainer.max_steps") == 0 else "fit"
+        return [verb, *layered, *(f"--{key}={_text(value)}" for key, value in settings.items())]
 
     @property
     def command(self) -> str:
