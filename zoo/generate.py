@@ -125,13 +125,14 @@ class _Decoding:
         else:
             reading = Reading(self.net, rows, self.limit, spare=count)
             source = NetDrafts(self.net, self.draft, rows, self.limit, count, self.sampling, self.generator)
-        states, drafts, forwards = reading.start(rows)[:, None], Drafts(self._ids([[]] * len(rows))), 0
+        # What Python knows goes to the device before a pass is asked for: a copy waits for all that was asked before it.
+        drafts, usable, forwards = Drafts(self._ids([[]] * len(rows))), self._usable(reading, rows), 0
+        states = reading.start(rows)[:, None]
         while True:
             logits = source.logits(states)  # (B, 1 + drafts, V)
-            usable = self._ids([room - 1 for room in reading.room(rows)])
             tokens, accepted = verify(self.sampling, logits, drafts, usable, self.generator)
             bad = logits.isnan().any(-1).any(-1)
-            *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for the device
+            *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for a pass
             *blocks, ends = blocks
             if any(bad):
                 raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
@@ -140,11 +141,16 @@ class _Decoding:
                 return forwards
             rows = [rows[i] for i in kept]
             reading.go_on(rows, kept)
+            newest, usable = self._ids([row.text[-1:] for row in rows]), self._usable(reading, rows)
             drafts = source.propose(rows, kept, [ends[i] for i in kept])
             width = max(min(room, self.limit - len(row.new)) for row, room in zip(rows, reading.room(rows)))
             drafts = drafts.first(width - 1)
-            states = reading.step(torch.cat((self._ids([row.text[-1:] for row in rows]), drafts.tokens), 1))
+            states = reading.step(torch.cat((newest, drafts.tokens), 1))
             forwards += 1
+
+    def _usable(self, reading: Reading, rows: list[Row]) -> Tensor:
+        """How many drafts (B,) each row may accept before its window moves."""
+        return self._ids([room - 1 for room in reading.room(rows)])
 
     def _ids(self, lists: list) -> Tensor:
         return torch.tensor(lists, dtype=torch.int64, device=self.device)
