@@ -131,7 +131,7 @@ class _Decoding:
         while True:
             logits = source.logits(states)  # (B, 1 + drafts, V)
             tokens, accepted = verify(self.sampling, logits, drafts, usable, self.generator)
-            bad = logits.isnan().any(-1).any(-1)
+            bad = (~logits.isfinite()).any(-1).any(-1)
             *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for a pass
             *blocks, ends = blocks
             if any(bad):

@@ -176,7 +176,7 @@ class _Decoding:
     def _known(self, tokens: Tensor, logits: Tensor, drafts: Tensor | None = None) -> list[list[int]]:
         """Tokens (B, t) as lists, of each row the first drafts (B,) + 1: the only wait for the device."""
         last = torch.zeros_like(tokens[:, 0]) if drafts is None else drafts
-        table = torch.cat((logits.isnan().flatten(1).any(1)[:, None], last[:, None], tokens), 1).tolist()
+        table = torch.cat(((~logits.isfinite()).flatten(1).any(1)[:, None], last[:, None], tokens), 1).tolist()
         if any(row[0] for row in table):
             raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
         return [row[2 : 3 + row[1]] for row in table]

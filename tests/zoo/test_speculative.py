@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from zoo.generate import generate
+from zoo.medusa import medusa
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
 from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, first_divergence, verify
+from zoo.tree import Tree
 from zoo.writing import Writing
 
 torch.set_num_threads(1)
@@ -292,3 +294,10 @@ def test_errors_name_the_fix(net):
     for sampling in (GREEDY, Sampling(1.0)):
         with pytest.raises(ValueError, match="not numbers"):
             generate(broken, PROMPTS, 3, sampling, heads=2)
+    endless = mtp()
+    endless.trunk.output.weight.data[3, 0] = float("inf")  # logits of +inf or -inf: sampling would turn them into nan
+    for sampling in (GREEDY, Sampling(1.0)):
+        with pytest.raises(ValueError, match="not numbers"):
+            generate(endless, PROMPTS, 3, sampling, heads=2)
+        with pytest.raises(ValueError, match="not numbers"):
+            medusa(endless, PROMPTS, 3, sampling, tree=Tree.default(4, 4), accept="nucleus")
