@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.packed import packed
-from zoo.reading import Reading, Row
+from zoo.reading import Reading, Row, rows_of
 from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
@@ -76,8 +76,8 @@ def generate(
         generator: source of randomness, on the net's device.
     Raises ValueError where these do not fit together, or the logits are not numbers.
     """
-    rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
-    _check(net, rows, heads, draft)
+    rows = rows_of(prompts, net.vocab)
+    _check(net, heads, draft)
     # A net that is decoded from many times is packed once by whoever wraps the calls in `packed`.
     nets = [net] if draft is None else [net, draft]
     modes = [each.training for each in nets]
@@ -97,9 +97,7 @@ def generate(
     return Generation(tokens, stopped, forwards, steps, writing.accepted)
 
 
-def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None) -> None:
-    if any(not row.text for row in rows):
-        raise ValueError("A prompt is empty: give at least one token, the end token for instance.")
+def _check(net: nn.Module, heads: int, draft: nn.Module | None) -> None:
     if heads < 1:
         raise ValueError(f"heads = {heads}: decoding takes at least 1.")
     if draft is None and heads > getattr(net, "n", 1):
@@ -127,13 +125,14 @@ class _Decoding:
         else:
             reading = Reading(self.net, rows, self.limit, spare=count)
             source = NetDrafts(self.net, self.draft, rows, self.limit, count, self.sampling, self.generator)
-        states, drafts, forwards = reading.start(rows)[:, None], Drafts(self._ids([[]] * len(rows))), 0
+        # What Python knows goes to the device before a pass is asked for: a copy waits for all that was asked before it.
+        drafts, usable, forwards = Drafts(self._ids([[]] * len(rows))), self._usable(reading, rows), 0
+        states = reading.start(rows)[:, None]
         while True:
             logits = source.logits(states)  # (B, 1 + drafts, V)
-            usable = self._ids([room - 1 for room in reading.room(rows)])
             tokens, accepted = verify(self.sampling, logits, drafts, usable, self.generator)
-            bad = logits.isnan().any(-1).any(-1)
-            *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for the device
+            bad = (~logits.isfinite()).any(-1).any(-1)
+            *blocks, bad = torch.cat((tokens.T, accepted[None], bad[None])).tolist()  # the only wait for a pass
             *blocks, ends = blocks
             if any(bad):
                 raise ValueError("The net's logits are not numbers: its training diverged, or its weights are damaged.")
@@ -142,11 +141,16 @@ class _Decoding:
                 return forwards
             rows = [rows[i] for i in kept]
             reading.go_on(rows, kept)
+            newest, usable = self._ids([row.text[-1:] for row in rows]), self._usable(reading, rows)
             drafts = source.propose(rows, kept, [ends[i] for i in kept])
             width = max(min(room, self.limit - len(row.new)) for row, room in zip(rows, reading.room(rows)))
             drafts = drafts.first(width - 1)
-            states = reading.step(torch.cat((self._ids([row.text[-1:] for row in rows]), drafts.tokens), 1))
+            states = reading.step(torch.cat((newest, drafts.tokens), 1))
             forwards += 1
+
+    def _usable(self, reading: Reading, rows: list[Row]) -> Tensor:
+        """How many drafts (B,) each row may accept before its window moves."""
+        return self._ids([room - 1 for room in reading.room(rows)])
 
     def _ids(self, lists: list) -> Tensor:
         return torch.tensor(lists, dtype=torch.int64, device=self.device)

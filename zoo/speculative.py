@@ -79,8 +79,12 @@ class HeadDrafts:
         self.states, width = states, states.shape[1]
         if not self.together:
             return self.net.logits(states[:, :, 0])
-        self.guess = [min(place, width - 1) for place in self.guess] or [0] * len(states)
-        logits = self.net.logits(torch.cat((states[:, :, 0], self._at(range(len(states)), self.guess)), 1))
+        if not self.guess:
+            self._expect([0] * len(states))
+        self.guess = [min(place, width - 1) for place in self.guess]
+        rows, places = self.expected
+        later = states[rows, places.clamp(max=width - 1), 1 : self.count + 1]  # (B, count, D)
+        logits = self.net.logits(torch.cat((states[:, :, 0], later), 1))
         self.later = logits[:, width:]  # (B, count, V)
         return logits[:, :width]
 
@@ -93,8 +97,9 @@ class HeadDrafts:
             logits = self.later[kept]  # (B, count, V)
             wrong = [i for i, (row, end) in enumerate(zip(kept, ends)) if self.guess[row] != end]
             if wrong:
-                logits[wrong] = self.net.logits(self._at([kept[i] for i in wrong], [ends[i] for i in wrong]))
-            self.guess = list(ends)
+                index = torch.tensor(wrong, device=device)
+                logits[index] = self.net.logits(self._at([kept[i] for i in wrong], [ends[i] for i in wrong]))
+            self._expect(ends)
         else:
             later = self._at(kept, ends)  # (B, count, D)
             logits = torch.stack([self.net.logits(later[:, i], i + 1) for i in range(self.count)], 1)
@@ -102,6 +107,11 @@ class HeadDrafts:
             return Drafts(logits.argmax(-1))
         proposals = self.sampling.probabilities(logits)
         return Drafts(draw(proposals, self.generator), proposals)
+
+    def _expect(self, ends: list[int]) -> None:
+        """That the next step ends where this one did; told to the device before the step is asked for."""
+        self.guess = list(ends)
+        self.expected = torch.tensor([list(range(len(ends))), ends], device=next(self.net.parameters()).device)
 
     def _at(self, rows: Sequence[int], places: Sequence[int]) -> Tensor:
         """The drafting heads' states (B, count, D) at one position of each of these rows."""

@@ -1,13 +1,18 @@
 """Speculative decoding against plain decoding: the same tokens, and the same distribution."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from zoo.generate import generate
+from zoo.medusa import medusa
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
 from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, first_divergence, verify
+from zoo.tree import Tree
+from zoo.writing import Writing
 
 torch.set_num_threads(1)
 V, W = 7, 24
@@ -116,6 +121,24 @@ def test_a_stop_the_limit_and_until_inside_an_accepted_block(net, heads):
             assert out.tokens == plain.tokens and out.stopped == plain.stopped
             emitted = sum(map(len, out.tokens)) + ("stop" in way) * sum(out.stopped)
             assert sum(out.steps) + sum(out.accepted) == emitted - len(PROMPTS)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8)])
+def test_nothing_is_sent_to_the_device_between_a_pass_and_its_result(net, monkeypatch, sampling):
+    """A copy waits for all that was asked of a GPU before it, so that what follows it could not be queued meanwhile."""
+    events, states, tensor, give = [], net.states, torch.tensor, Writing.give
+    monkeypatch.setattr(torch, "tensor", lambda *a, **k: events.append("sent") or tensor(*a, **k))
+    monkeypatch.setattr(Writing, "give", lambda *a: events.append("result") or give(*a))
+
+    def watched(*a, **k):
+        made = states(*a, **k)
+        events.append("pass")
+        return made
+
+    monkeypatch.setattr(net, "states", watched)
+    generate(net, PROMPTS, 14, sampling, heads=4, generator=torch.Generator().manual_seed(0))
+    after = [following for event, following in pairwise(events) if event == "pass"][1:]  # first: the prompts
+    assert len(after) > 3 and set(after) == {"result"}
 
 
 def test_a_stream_hands_out_blocks(net):
@@ -271,3 +294,10 @@ def test_errors_name_the_fix(net):
     for sampling in (GREEDY, Sampling(1.0)):
         with pytest.raises(ValueError, match="not numbers"):
             generate(broken, PROMPTS, 3, sampling, heads=2)
+    endless = mtp()
+    endless.trunk.output.weight.data[3, 0] = float("inf")  # logits of +inf or -inf: sampling would turn them into nan
+    for sampling in (GREEDY, Sampling(1.0)):
+        with pytest.raises(ValueError, match="not numbers"):
+            generate(endless, PROMPTS, 3, sampling, heads=2)
+        with pytest.raises(ValueError, match="not numbers"):
+            medusa(endless, PROMPTS, 3, sampling, tree=Tree.default(4, 4), accept="nucleus")

@@ -27,7 +27,7 @@ class Decoding(L.Callback):
         accept: rule for the nodes of a tree. Only "greedy" gives the text of plain decoding.
         draft: folder of a saved net that drafts k - 1 tokens instead of the net's own heads.
         judge: folder of a saved net that scores the tree's paths instead of head 1: approximate by design.
-        temperature: of typical and nucleus acceptance; 0 elsewhere.
+        temperature, top_p: of typical and nucleus acceptance, see `Sampling`; 0 and None elsewhere. Plain decoding is greedy.
         prompts, batch: how many, and rows at a time.
         prompt_tokens, tokens: how long a prompt is and how much is added; None is half the net's context each.
         rounds: repetitions of each batch.
@@ -45,6 +45,7 @@ class Decoding(L.Callback):
         draft: str | None = None,
         judge: str | None = None,
         temperature: float = 0.0,
+        top_p: float | None = None,
         prompts: int = 16,
         batch: int = 1,
         prompt_tokens: int | None = None,
@@ -55,10 +56,16 @@ class Decoding(L.Callback):
             raise ValueError("Decoding: a judge scores the paths of a tree: give `tree` too.")
         if draft and tree:
             raise ValueError("Decoding: a draft net drafts a chain, not a tree: give one of `draft` and `tree`.")
+        sampled = bool(temperature) or top_p is not None
+        if (sampled or accept != "greedy") and (not tree or judge):
+            raise ValueError("Decoding: accept, temperature and top_p are of a tree that no judge scores: leave them out.")
+        if sampled and accept == "greedy":
+            raise ValueError("Decoding: accept='greedy' is for temperature 0: take 'nucleus', which is exact, or 'typical'.")
         if min(prompts, batch, rounds) < 1:
             raise ValueError(f"Decoding: prompts, batch and rounds must be at least 1, not {prompts}, {batch}, {rounds}.")
         self.heads, self.tree, self.accept, self.draft, self.judge = heads, tree, accept, draft, judge
-        self.temperature, self.prompts, self.batch, self.rounds = temperature, prompts, batch, rounds
+        self.sampling = Sampling(temperature, top_p=top_p)
+        self.prompts, self.batch, self.rounds = prompts, batch, rounds
         self.prompt_tokens, self.tokens = prompt_tokens, tokens
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -71,12 +78,13 @@ class Decoding(L.Callback):
                 f"Decoding: {length} + {count} tokens are more than the net's {net.trunk.positions} positions: "
                 "make prompt_tokens or tokens smaller."
             )
-        ways = {k: self._way(net, k, count) for k in self.heads or range(2, net.n + 1)}
-        ways = {1: lambda rows: generate(net, rows, count), **ways}
+        ways = {1: lambda rows: generate(net, rows, count)}
+        ways |= {k: self._way(net, k, count) for k in self.heads or range(2, getattr(net, "n", 1) + 1) if k != 1}
         prompts = self._prompts(trainer.datamodule, length)
         machine, own, began = *busy_seconds(), time.perf_counter()
         totals = race(ways, [prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch)], self.rounds, module.device)
-        seen = max(0.0, busy_seconds()[0] - machine - (busy_seconds()[1] - own)) / (time.perf_counter() - began)
+        others = busy_seconds()[0] - machine - (busy_seconds()[1] - own)
+        seen = max(others, 0.0) / (time.perf_counter() - began)  # in this order, nan stays nan
         module.measured = measured = getattr(module, "measured", {})  # of Meter, where the net was trained in this process
         measured["crowd"] = None if math.isnan(seen) else max(seen, measured.get("crowd") or 0.0)
         for k, total in totals.items():
@@ -107,12 +115,16 @@ class Decoding(L.Callback):
         from zoo.medusa import medusa, scored_by
         from zoo.tree import Tree
 
-        tree, sampling = Tree.default(k, self.tree), Sampling(self.temperature)
+        tree = Tree.default(k, self.tree)
         if self.judge:
             other = from_pretrained(self.judge).to(device)
             return lambda rows: scored_by(net, other, rows, count, tree=tree)
-        draws = torch.Generator(device).manual_seed(0)
-        return lambda rows: medusa(net, rows, count, sampling, tree=tree, accept=self.accept, generator=draws)
+
+        def way(rows: list[list[int]]) -> Generation:
+            draws = torch.Generator(device).manual_seed(0)  # anew: all rounds of a batch time the same text
+            return medusa(net, rows, count, self.sampling, tree=tree, accept=self.accept, generator=draws)
+
+        return way
 
 
 class Total:

@@ -91,3 +91,33 @@ def test_refusals(net):
         Decoding(draft="folder", tree=4)
     with pytest.raises(ValueError, match="at least 1"):
         Decoding(rounds=0)
+    judged = {"tree": 4, "judge": "folder"}
+    for ignored in ({"temperature": 0.7}, {"accept": "nucleus"}, {"top_p": 0.8}, {"temperature": 0.7, **judged}):
+        with pytest.raises(ValueError, match="leave them out"):
+            Decoding(**ignored)
+    with pytest.raises(ValueError, match="greedy' is for temperature 0"):
+        Decoding(tree=4, temperature=0.7)
+
+
+def test_every_round_of_a_sampled_batch_makes_the_same_text(net):
+    callback = Decoding(tree=6, accept="nucleus", temperature=1.0, top_p=0.9)
+    way, rows = callback._way(net, 3, 12), [[1, 2, 3]]
+    assert way(rows).tokens == way(rows).tokens == way(rows).tokens
+    other = Decoding(tree=6, accept="nucleus", temperature=1.0, top_p=1e-6)._way(net, 3, 12)
+    assert other(rows).tokens == generate(net, rows, 12).tokens != way(rows).tokens  # the nucleus is used
+
+
+def test_plain_decoding_is_the_measure_also_where_k_1_is_asked_for(net):
+    logged = logged_by(Decoding(heads=[1, 3], tree=6, prompts=2, rounds=1), net)
+    assert logged["test/speedup@1"] == 1.0 and "test/speedup@3" in logged
+    alone = NextToken(17, 32, dim=16, layers=1, heads=1, hidden=16).eval()
+    assert set(logged_by(Decoding(prompts=1, rounds=1), alone)) == {"test/decoded_per_second@1"}
+
+
+def test_a_system_that_does_not_tell_how_busy_it_is_has_no_crowd(net, monkeypatch):
+    monkeypatch.setattr("zoo.evals.decoding.busy_seconds", lambda: (float("nan"), 1.0))
+    store = SimpleNamespace(windows=lambda starts, length: np.ones((len(starts), length), np.int64))
+    data = SimpleNamespace(stores={"test": store}, windows=lambda split: 60, context=32)
+    module = SimpleNamespace(net=net, device=torch.device("cpu"), log=lambda *a: None)
+    Decoding(heads=[2], prompts=1, rounds=1).on_test_epoch_end(SimpleNamespace(world_size=1, datamodule=data), module)
+    assert module.measured["crowd"] is None
