@@ -59,6 +59,18 @@ os.write(4, m * 9); os._exit(0)""",
 class E:
     def __reduce__(s): return exec, ("import json, os; os.write(2, json.dumps(dict(status='passed')).encode()); os._exit(0)",)
 m = pickle.dumps(('value', E())); os.write(4, struct.pack('=I', len(m)) + m)""",
+    "changes a class of the other side": """import io, os, pickle, struct
+class Own(pickle.Pickler):
+    def persistent_id(self, value): return 0 if value is Own else None
+def say(data): os.write(4, struct.pack('=I', len(data)) + data)
+def plain(value):
+    file = io.BytesIO()
+    Own(file, 4).dump(('value', value))
+    return file.getvalue()
+say(plain(None)), say(plain(Own))
+counter = b'ccollections\\nCounter\\n'
+while True:  # ('value', Counter()), after Counter.__eq__ = slice
+    say(b'\\x80\\x04' + counter + b'N}\\x8c\\x06__eq__cbuiltins\\nslice\\ns\\x86b0\\x8c\\x05value' + counter + b')R\\x86.')""",
     "floods the line": "import os\nwhile True: os.write(4, b'\\xff' * 65536)",
     "recursion": "def f(x): return f(x)",
     "no such name": "g = 1",
@@ -225,6 +237,13 @@ def test_the_tests_own_names_are_not_the_programs(jail):
     setup = "def poly(x):\n    return x - 3"
     assert jail.check(cheat, "assert abs(poly(root())) < 1e-4", ("root",), setup).status == "failed"
     assert jail.check(cheat.replace("7", "3"), "assert abs(poly(root())) < 1e-4", ("root",), setup).passed
+
+
+@needs_jail
+def test_what_a_test_prints_is_no_part_of_the_verdict(jail):
+    shout = "import os, sys\nprint('loud', file=sys.stderr)\nos.write(2, b'loud')\n"
+    assert jail.check(RIGHT, shout + TEST, ("f",)).passed
+    assert jail.check(RIGHT, f"{shout}assert f(1) == 1", ("f",)).detail == "AssertionError in: assert f(1) == 1"
 
 
 @needs_jail
