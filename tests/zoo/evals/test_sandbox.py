@@ -94,6 +94,8 @@ TAKING = {
     "a namespace": ("import ctypes\nctypes.CDLL(None).unshare(0x10000000)", "forbidden"),
     "a mount": ("import ctypes\nctypes.CDLL(None).mount(b'x', b'/tmp', b'tmpfs', 0, None)", "forbidden"),
     "another process": ("import ctypes\nctypes.CDLL(None).ptrace(16, 1, 0, 0)", "forbidden"),
+    "a life after the jail's": ("import ctypes\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)", "forbidden"),
+    "the network of the line's other end": ("import fcntl\nfcntl.ioctl(4, 0x8912, bytes(16))", "forbidden"),
     "the root": ("open('/x', 'w')", "forbidden"),
     "a higher limit": ("import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (999, 999))", "failed"),
     "a crash": ("import ctypes\nctypes.string_at(0)", "failed"),
