@@ -53,7 +53,8 @@ METHOD = APPS | {
     "starter_code": "class Solution:\n    def pair(self, a, b):\n        ",
     "solutions": json.dumps(["class Solution:\n    def pair(self, a, b):\n        return (a, b)"]),
 }
-OTHERS = [APPS | {"input_output": "", "solutions": ""}, SCRIPT | {"difficulty": "interview"}]
+EMPTY = [json.dumps({"inputs": [], "outputs": []} | name) for name in ({}, {"fn_name": "double"})]
+OTHERS = [*(APPS | {"input_output": cases, "solutions": ""} for cases in ("", *EMPTY)), SCRIPT | {"difficulty": "interview"}]
 SETS = {"humaneval": [HUMANEVAL], "mbpp": [MBPP, NODE], "apps": [SCRIPT, CALL, METHOD, *OTHERS]}
 
 
@@ -122,6 +123,9 @@ def test_bad_sources_get_one_sentence(files, tmp_path, monkeypatch):
     broken.write_text(json.dumps(MBPP) + "\n" + json.dumps(MBPP | {"code": "def f(:"}))
     with pytest.raises(ValueError, match=r"broken.jsonl: row 2 is no problem of mbpp"):
         load("mbpp", str(broken))
+    broken.write_text("\n".join(map(json.dumps, OTHERS)))
+    with pytest.raises(ValueError, match=r"broken.jsonl holds no problem of apps"):
+        load("apps", str(broken))
     (tmp_path / "cut.jsonl.gz").write_bytes((tmp_path / "mbpp.jsonl.gz").read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"cut.jsonl.gz cannot be read"):
         load("mbpp", str(tmp_path / "cut.jsonl.gz"))

@@ -263,6 +263,7 @@ def test_scripts_by_their_output(jail):
     assert jail.script("print(1 / 0)")[0].detail == "ZeroDivisionError: division by zero"
     assert jail.judge(Trial("print(0.1 + 0.2, 3)", cases=(("", "0.3 3"),))).passed
     assert not jail.judge(Trial("print(10000001)", cases=(("", "10000000"),))).passed
+    assert not jail.judge(Trial("print('8' * 5000)", cases=(("", "9" * 5000),))).passed
 
 
 @needs_jail
