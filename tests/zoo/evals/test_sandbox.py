@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 
@@ -264,6 +265,16 @@ def test_scripts_by_their_output(jail):
     assert jail.judge(Trial("print(0.1 + 0.2, 3)", cases=(("", "0.3 3"),))).passed
     assert not jail.judge(Trial("print(10000001)", cases=(("", "10000000"),))).passed
     assert not jail.judge(Trial("print('8' * 5000)", cases=(("", "9" * 5000),))).passed
+
+
+def test_outputs_are_compared_without_a_list_of_their_words():
+    """A program may print many millions, in every jail at once."""
+    output = "1 " * 500_000
+    tracemalloc.start()
+    assert not sandbox.same(output, "1 1") and not sandbox.same("1", "1 1") and not sandbox.same("1 1 ", "1")
+    assert tracemalloc.get_traced_memory()[1] < 5 * len(output)
+    tracemalloc.stop()
+    assert sandbox.same(" 1\n 1 \n\n", "1 1") and sandbox.same("", "\n")
 
 
 @needs_jail
