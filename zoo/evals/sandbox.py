@@ -129,7 +129,7 @@ class Jail:
         start = START.format(root=str(Path(__file__).parents[2]), control=theirs.fileno())
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-s", "-B", "-c", start],
-            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "HOME": "/tmp"},
+            env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONINTMAXSTRDIGITS": "0", "HOME": "/tmp"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

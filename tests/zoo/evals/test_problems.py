@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -94,6 +95,19 @@ def test_canonical_programs_pass_and_wrong_ones_do_not(files):
         assert not any(o.passed for o in jails.judge(p.trial(p.prefix) for p in problems))
         tuples = load("apps", files["apps"])[1].trial("def double(x):\n    return tuple(x) * 2 if isinstance(x, list) else 2 * x")
         assert jails.judge([tuples])[0].passed  # as APPS' own checker: a tuple counts as a list
+
+
+@needs_jail
+def test_integers_of_any_length(tmp_path):
+    """Longer ones than Python reads and writes by default."""
+    cases = '{"fn_name": "power", "inputs": [[5000]], "outputs": [[1%s]]}' % ("0" * 5000)
+    row = APPS | {"input_output": cases, "solutions": json.dumps(["def power(n):\n    return int(str(10**n))"])}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row))
+    (problem,) = load("apps", str(tmp_path / "long.jsonl"))
+    with Jails(Limits(seconds=1), workers=1) as jails:
+        assert jails.judge([problem.trial(problem.canonical)])[0].detail == ""
+    if hasattr(sys, "get_int_max_str_digits"):
+        assert sys.get_int_max_str_digits() > 0
 
 
 def test_a_completion_ends_at_its_first_stop(files):
