@@ -5,7 +5,8 @@ package, see `zoo.evals.jail`. What holds:
 
 - files: it sees the standard library of this Python, read-only and without site-packages, and one empty folder in memory of
   `file_mib`. Home, project, /proc, devices and every other file of the machine are not there, nor any environment or descriptor.
-- network: an empty network namespace, and a filter of system calls under which asking for any kind of socket ends the program.
+- network: an empty network namespace, and a filter of system calls under which asking for any kind of socket, but for a pair
+  that is its own, ends the program.
 - limits: processor time, time on the clock, address space per process, processes and threads, size of files, open files.
 - its end: with the program goes every process that it has started.
 - the verdict: a test runs in a process of its own, in a second cell, and calls the program's functions over a line that carries
