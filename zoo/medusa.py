@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.generate import PACK_FROM, Generation
 from zoo.nn.packed import packed
-from zoo.reading import Reading, Row, rows_of
+from zoo.reading import Reading, Row
 from zoo.sampling import GREEDY, Sampling
 from zoo.tree import Tree
 from zoo.writing import Writing
@@ -113,7 +113,9 @@ class _Decoding:
         self.together = net.config.get("unembeddings", "shared") == "shared"
 
     def run(self, prompts: Sequence[Sequence[int]] | Tensor) -> Generation:
-        rows = rows_of(prompts, self.net.vocab)
+        rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(prompts)]
+        if any(not row.text for row in rows):
+            raise ValueError("A prompt is empty: give at least one token, the end token for instance.")
         nets = [net for net in (self.net, self.judge) if net is not None]
         modes = [net.training for net in nets]
         try:

@@ -1,6 +1,5 @@
 """What a net has read of growing texts: each text's window in a cache, which moves when the text outgrows it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,21 +18,6 @@ class Row:
     stopped: bool = False
     done: bool = False
     steps: int = 0
-
-
-def rows_of(prompts: Sequence[Sequence[int]] | Tensor, vocab: int) -> list[Row]:
-    """One row per prompt. Raises ValueError for a prompt without tokens, or with ids that a net of `vocab` ids does not have."""
-    lists = prompts.tolist() if isinstance(prompts, Tensor) else prompts  # at once: a number of its own would wait for the device
-    rows = [Row(index, list(map(int, prompt))) for index, prompt in enumerate(lists)]
-    for row in rows:
-        if not row.text:
-            raise ValueError("A prompt is empty: give at least one token, the end token for instance.")
-        if not 0 <= min(row.text) <= max(row.text) < vocab:
-            wrong = next(token for token in row.text if not 0 <= token < vocab)
-            raise ValueError(
-                f"A prompt has the token id {wrong} and the net only 0 .. {vocab - 1}: take the net's own tokenizer."
-            )
-    return rows
 
 
 def window_start(length: int, window: int) -> int:

@@ -149,7 +149,7 @@ def acceptance(net: nn.Module, prompts: Sequence[Sequence[int]] | Tensor, limit:
     The net continues each prompt by `limit` tokens, and every head's guesses are compared with that continuation: what a tree
     meets in greedy decoding. Raises ValueError where no continuation is long enough to tell.
     """
-    prompts = prompts.tolist() if isinstance(prompts, Tensor) else [list(map(int, prompt)) for prompt in prompts]
+    prompts = [list(map(int, prompt)) for prompt in prompts]
     heads, ranks, mode = getattr(net, "n", 1), min(ranks, net.vocab), net.training
     right, tried = torch.zeros(heads - 1, ranks, dtype=torch.float64), torch.zeros(heads - 1, 1, dtype=torch.float64)
     written = generate(net, prompts, limit).tokens
