@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 
 from zoo.evals.passk import GRID, CodeScores, chosen
+from zoo.evals.problems import load
 from zoo.evals.samples import Drawing
 from zoo.evals.sandbox import Jails, Limits, Unavailable
 
@@ -53,6 +54,10 @@ class CodeProblems(L.Callback):
         self.temperatures, self.fixed = list(temperatures), chosen(temperatures, fixed)
         self.drawing, self.limits = Drawing(samples, tokens, batch, top_p, heads, seed, characters), Limits(seconds, memory_mib)
         self.needed, self.scores = needed, None
+
+    def setup(self, trainer, module, stage: str) -> None:
+        for name in self.sets:  # what is not there is told before the training, not after it
+            load(name, (self.files or {}).get(name), self.limit)
 
     def on_test_start(self, trainer, module) -> None:
         if any(hasattr(p, "full_tensor") for p in module.net.parameters()):

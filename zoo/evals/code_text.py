@@ -137,8 +137,9 @@ def _continued(
     for first in range(0, len(places), batch):
         prompts = [tokenizer.encode(place.prompt) for place in places[first : first + batch]]
         made = generate(net, prompts, limit, sampling, heads=heads, stop={tokenizer.eos}, until=until, generator=draws)
-        for tokens, stopped in zip(made.tokens, made.stopped):
-            text = tokenizer.decode(tokens)
+        for prompt, tokens, stopped in zip(prompts, made.tokens, made.stopped):
+            # after the prompt's last token: some tokenizers drop the space that a text begins with
+            text = tokenizer.decode(prompt[-1:] + tokens)[len(tokenizer.decode(prompt[-1:])) :]
             yield text, stopped and not enough(text)
 
 
@@ -161,6 +162,9 @@ class References(L.Callback):
         batch: int = 16,
     ):
         self.problems, self.files, self.limit, self.name, self.batch = problems, files, limit, name, batch
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        load(self.problems, self.files, self.limit)  # what is not there is told before the training, not after it
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.world_size > 1:

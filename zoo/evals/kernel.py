@@ -74,7 +74,7 @@ FORBIDDEN = {
     "clock_adjtime": (305, 266),
     "personality": (135, 92),
 }
-CLONE, CLONE3 = (56, 220), (435, 435)
+CLONE, CLONE3, PRCTL, IOCTL = (56, 220), (435, 435), (157, 167), (16, 29)
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the numbers; the kernel's name of the machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -155,7 +155,8 @@ def drop_capabilities() -> None:
 def forbid_calls() -> None:
     """A filter that ends the process at a call of FORBIDDEN (signal SIGSYS) and lets all others pass.
 
-    New namespaces cannot be asked of clone; clone3, whose flags a filter cannot see, does not exist for the caller.
+    New namespaces cannot be asked of clone; clone3, whose flags a filter cannot see, does not exist for the caller. Nor may one
+    wish to outlive one's parent, or ask a socket that came from outside for the network there (SIOCGIFCONF and its like).
     """
     column, arch = machine()
     load, equal, at_least, any_bit, answer = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -165,6 +166,9 @@ def forbid_calls() -> None:
     for numbers in FORBIDDEN.values():
         code += [(equal, 0, 1, numbers[column]), (answer, 0, 0, kill)]
     code += [(equal, 0, 1, CLONE3[column]), (answer, 0, 0, no_such_call)]
+    code += [(equal, 0, 4, PRCTL[column]), (load, 0, 0, 16), (equal, 0, 1, PR_SET_PDEATHSIG), (answer, 0, 0, kill)]
+    code += [(answer, 0, 0, allow), (equal, 0, 5, IOCTL[column]), (load, 0, 0, 24), (at_least, 0, 2, 0x8900)]
+    code += [(at_least, 1, 0, 0x8C00), (answer, 0, 0, kill), (answer, 0, 0, allow)]
     code += [(equal, 0, 3, CLONE[column]), (load, 0, 0, 16), (any_bit, 0, 1, NEW_ANYTHING), (answer, 0, 0, kill)]
     code += [(answer, 0, 0, allow)]
     packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))

@@ -10,12 +10,14 @@ Prompts lose the white space at their end: tokenizers join a line end with what 
 """
 
 import ast
+import contextlib
 import gzip
 import importlib.util
 import json
 import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,14 +98,17 @@ def load(name: str, files: Sequence[str] | str | None = None, limit: int | None 
     if missing or not rows:
         lack = f"its rows have no field {missing[0]!r}" if missing else "it is empty"
         raise ValueError(f"{where} does not hold {name} ({lack}): give a file with the fields {', '.join(FIELDS[name])}.")
-    if name == "apps":  # some rows have no test at all
-        rows = [row for row in rows if row["difficulty"] == "introductory" and row["input_output"]]
+    if name == "apps":  # some rows have no test at all, which any program would pass
+        rows = [row for row in rows if row["difficulty"] == "introductory" and _tested(row["input_output"])]
     problems, read = [], {"humaneval": humaneval, "mbpp": mbpp, "apps": apps}[name]
-    for number, row in enumerate(rows[:limit], 1):
-        try:
-            problems.append(read(row))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:
-            raise ValueError(f"{where}: row {number} is no problem of {name} ({error!r}): mend or remove it") from error
+    with _long_integers():
+        for number, row in enumerate(rows[:limit], 1):
+            try:
+                problems.append(read(row))
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:
+                raise ValueError(f"{where}: row {number} is no problem of {name} ({error!r}): mend or remove it") from error
+    if not problems:
+        raise ValueError(f"{where} holds no problem of {name} that counts: give a file with some, and a limit of at least 1.")
     return problems
 
 
@@ -163,6 +168,27 @@ def apps(row: dict[str, Any]) -> Problem:
         cases=cases,
         canonical=_lines(solutions[0]) if solutions else None,
     )
+
+
+@contextlib.contextmanager
+def _long_integers() -> Iterator[None]:
+    """Integers of more than 4300 digits, which expected values of APPS may be, can be read and written."""
+    usual = getattr(sys, "get_int_max_str_digits", int)()  # there since Python 3.10.7
+    change = getattr(sys, "set_int_max_str_digits", lambda most: None)
+    change(0)
+    try:
+        yield
+    finally:
+        change(usual)
+
+
+def _tested(cases: str) -> bool:
+    """Whether a row of APPS has anything to compare; what is damaged is left to be told by `apps`."""
+    try:
+        with _long_integers():
+            return bool(cases) and json.loads(cases)["inputs"] != []
+    except (KeyError, TypeError, ValueError):
+        return True
 
 
 def parses(program: str) -> bool:

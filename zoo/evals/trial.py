@@ -31,6 +31,7 @@ PLAIN = (
     *(collections.OrderedDict, collections.Counter, collections.deque, decimal.Decimal, fractions.Fraction),
     *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone),
 )
+IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 NAMED = {(kind.__module__, kind.__qualname__): kind for kind in PLAIN}
 
 
@@ -75,7 +76,10 @@ class Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if (module, name) not in NAMED:
             raise pickle.UnpicklingError(f"{module}.{name} is no plain data")
-        return NAMED[module, name]
+        kind = NAMED[module, name]
+        if self.line.kept is None and not kind.__flags__ & IMMUTABLE:  # a pickle can set its __eq__, for all who use it
+            return lambda *content: kind(*content)
+        return kind
 
 
 class Line:
@@ -225,6 +229,8 @@ def test() -> None:
     The text in descriptor 3 is JSON: `setup` (run first), `names` (then taken from the program), `test`.
     """
     job, line = json.loads(source()), Line(4, None)
+    written = os.dup(2)
+    os.dup2(1, 2)  # what the test prints, or is warned of, is no part of the verdict
     space, verdict = module("test"), {"status": "passed", "detail": ""}
     try:
         exec(compile(job["setup"], "<setup>", "exec"), space)
@@ -236,7 +242,7 @@ def test() -> None:
         verdict = {"status": status(error), "detail": told(error, job["test"])}
     if line.lost:  # whatever the test made of it
         verdict = {"status": "failed", "detail": "the program ended before its test did"}
-    with open(2, "w", encoding="utf-8") as file:
+    with open(written, "w", encoding="utf-8") as file:
         json.dump(verdict, file)
     os._exit(0)
 

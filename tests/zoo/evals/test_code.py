@@ -14,6 +14,7 @@ from zoo.__main__ import main
 from zoo.data.tokenizer import Bytes
 from zoo.evals import passk, samples, sandbox
 from zoo.evals.code import CodeProblems
+from zoo.evals.code_text import References
 from zoo.evals.passk import FIXED, GRID, bootstrap, chosen, pass_at_k, scores
 from zoo.evals.problems import load, parses
 from zoo.evals.samples import Drawing, Kept, complete, signature, solve
@@ -189,12 +190,21 @@ class Holding(L.LightningModule):
         super().__init__()
         self.net = net
 
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def training_step(self, batch, batch_idx):
+        pytest.fail("it trains")
+
     def test_step(self, batch, batch_idx) -> None:
         self.log("test/loss", 0.0)
 
 
 class OneBatch(L.LightningDataModule):
     tokenizer = Bytes()
+
+    def train_dataloader(self):
+        return self.test_dataloader()
 
     def test_dataloader(self):
         return torch.utils.data.DataLoader(torch.zeros(1, 1))
@@ -245,6 +255,13 @@ def test_without_a_jail_the_test_run_refuses_at_its_start(net, file, monkeypatch
     callback = CodeProblems(["humaneval"], {"humaneval": file}, samples=1, temperatures=[0.0])
     with pytest.raises(sandbox.Unavailable, match="only on Linux"):
         trainer(callback).test(Holding(net), datamodule=OneBatch(), verbose=False)
+
+
+def test_missing_problems_are_told_before_the_training(net, tmp_path):
+    gone = str(tmp_path / "gone.jsonl")
+    for callback in (CodeProblems(["mbpp"], {"mbpp": gone}), References(files=[gone])):
+        with pytest.raises(FileNotFoundError, match=r"gone.jsonl"):
+            trainer(callback).fit(Holding(net), datamodule=OneBatch())
 
 
 @needs_jail

@@ -158,6 +158,24 @@ def test_lines_by_hand(monkeypatch):
     assert found["line_similarity"] == pytest.approx(100 * sum(1 - 1 / n for n in lengths) / 8)
 
 
+class Prefixed(Bytes):
+    """As SentencePiece does it: a space goes before every text, and comes off again when a text is decoded."""
+
+    def encode(self, text: str) -> list[int]:
+        return super().encode(" " + text)
+
+    def decode(self, ids) -> str:
+        return super().decode(ids).removeprefix(" ")
+
+
+def test_a_line_keeps_the_space_that_it_begins_with(monkeypatch):
+    places = {place.prompt: place.following for place in line_starts(TEXTS, 8, 60, 40)}
+    assert any(following.startswith(" ") for following in places.values())
+    net = spoken(monkeypatch, lambda prompt: places[prompt.removeprefix(" ")] + "\n")
+    text = CodeText(lines=8, characters=60, longest=40)
+    assert text.next_lines(net, Prefixed(), TEXTS) == {"line_exact": 100.0, "line_similarity": 100.0}
+
+
 def test_syntax_by_hand(monkeypatch):
     bodies = [f'def f{i}(x):\n    """Adds {i}."""\n    y = {i}\n    return x + y\n' for i in range(9)]
     texts = ["\n\n".join(bodies[:5]), "\n\n".join(bodies[5:])]

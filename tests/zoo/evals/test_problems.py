@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -53,7 +54,8 @@ METHOD = APPS | {
     "starter_code": "class Solution:\n    def pair(self, a, b):\n        ",
     "solutions": json.dumps(["class Solution:\n    def pair(self, a, b):\n        return (a, b)"]),
 }
-OTHERS = [APPS | {"input_output": "", "solutions": ""}, SCRIPT | {"difficulty": "interview"}]
+EMPTY = [json.dumps({"inputs": [], "outputs": []} | name) for name in ({}, {"fn_name": "double"})]
+OTHERS = [*(APPS | {"input_output": cases, "solutions": ""} for cases in ("", *EMPTY)), SCRIPT | {"difficulty": "interview"}]
 SETS = {"humaneval": [HUMANEVAL], "mbpp": [MBPP, NODE], "apps": [SCRIPT, CALL, METHOD, *OTHERS]}
 
 
@@ -95,6 +97,19 @@ def test_canonical_programs_pass_and_wrong_ones_do_not(files):
         assert jails.judge([tuples])[0].passed  # as APPS' own checker: a tuple counts as a list
 
 
+@needs_jail
+def test_integers_of_any_length(tmp_path):
+    """Longer ones than Python reads and writes by default."""
+    cases = '{"fn_name": "power", "inputs": [[5000]], "outputs": [[1%s]]}' % ("0" * 5000)
+    row = APPS | {"input_output": cases, "solutions": json.dumps(["def power(n):\n    return int(str(10**n))"])}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row))
+    (problem,) = load("apps", str(tmp_path / "long.jsonl"))
+    with Jails(Limits(seconds=1), workers=1) as jails:
+        assert jails.judge([problem.trial(problem.canonical)])[0].detail == ""
+    if hasattr(sys, "get_int_max_str_digits"):
+        assert sys.get_int_max_str_digits() > 0
+
+
 def test_a_completion_ends_at_its_first_stop(files):
     (problem,) = load("humaneval", files["humaneval"])
     assert problem.cut("\n    return 1\n\nprint(1)\ndef g():\n") == "\n    return 1\n"
@@ -122,6 +137,9 @@ def test_bad_sources_get_one_sentence(files, tmp_path, monkeypatch):
     broken.write_text(json.dumps(MBPP) + "\n" + json.dumps(MBPP | {"code": "def f(:"}))
     with pytest.raises(ValueError, match=r"broken.jsonl: row 2 is no problem of mbpp"):
         load("mbpp", str(broken))
+    broken.write_text("\n".join(map(json.dumps, OTHERS)))
+    with pytest.raises(ValueError, match=r"broken.jsonl holds no problem of apps"):
+        load("apps", str(broken))
     (tmp_path / "cut.jsonl.gz").write_bytes((tmp_path / "mbpp.jsonl.gz").read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"cut.jsonl.gz cannot be read"):
         load("mbpp", str(tmp_path / "cut.jsonl.gz"))
