@@ -78,6 +78,7 @@ class Decoding(L.Callback):
                 f"Decoding: {length} + {count} tokens are more than the net's {net.trunk.positions} positions: "
                 "make prompt_tokens or tokens smaller."
             )
+        self._fits(trainer.datamodule)
         ways = {1: lambda rows: generate(net, rows, count)}
         ways |= {k: self._way(net, k, count) for k in self.heads or range(2, getattr(net, "n", 1) + 1) if k != 1}
         prompts = self._prompts(trainer.datamodule, length)
@@ -101,6 +102,14 @@ class Decoding(L.Callback):
         count = data.windows("test")
         chosen = spread(np.arange(min(self.prompts, count)), count, min(self.prompts, count))
         return data.stores["test"].windows(chosen * data.context, length).tolist()
+
+    def _fits(self, data) -> None:
+        """Raise ValueError where the other net has another tokenizer, whose ids mean something else."""
+        from zoo.data.tokenizer import load_tokenizer
+
+        for folder in filter(None, (self.draft, self.judge)):
+            if load_tokenizer(f"{folder}/tokenizer").fingerprint != data.tokenizer.fingerprint:
+                raise ValueError(f"Decoding: the net in {folder} has another tokenizer than the data: train it on these data.")
 
     def _way(self, net, k: int, count: int) -> Callable[[list[list[int]]], Generation]:
         """Prompts -> what this callback's way of decoding makes of them."""

@@ -176,6 +176,8 @@ def relative_parts(p: Tensor, q: Tensor) -> Parts:
     _distribution(q)
     apart = q.sum(1, keepdim=True) * q.sum(0, keepdim=True)
     divergence = lambda other: (torch.xlogy(p, p) - torch.xlogy(p, other)).sum()
+    if torch.isinf(divergence(apart)):
+        raise ValueError("A marginal of q is 0 where that of p is not, so that I_{p||q} is inf - inf: give q more than 0 there.")
     return Parts(float(_given(p, q, 0)), float(divergence(apart) - divergence(q)), float(_given(p, q, 1)))
 
 

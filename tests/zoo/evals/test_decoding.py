@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.evals.decoding import Decoding, race
 from zoo.generate import Generation, generate
 from zoo.mtp import MTP
@@ -24,7 +25,7 @@ def logged_by(callback: Decoding, net, world_size: int = 1) -> dict[str, float]:
     logged = {}
     text = np.random.default_rng(0).integers(0, 17, 2000)
     store = SimpleNamespace(windows=lambda starts, length: np.stack([text[s : s + length] for s in starts]))
-    data = SimpleNamespace(stores={"test": store}, windows=lambda split: 60, context=32)
+    data = SimpleNamespace(stores={"test": store}, windows=lambda split: 60, context=32, tokenizer=Bytes())
     module = SimpleNamespace(net=net, device=torch.device("cpu"), log=logged.__setitem__)
     callback.on_test_epoch_end(SimpleNamespace(world_size=world_size, datamodule=data), module)
     assert module.measured["crowd"] is None or module.measured["crowd"] >= 0
@@ -54,11 +55,19 @@ def test_counts_are_those_of_generate(net):
 def test_trees_draft_nets_and_judges(net, tmp_path):
     torch.manual_seed(1)
     save_pretrained(NextToken(17, 32, dim=8, layers=1, heads=1, hidden=16), tmp_path)
+    Bytes().save(tmp_path / "tokenizer")
     few = {"heads": [3], "prompts": 2, "rounds": 1}
     assert logged_by(Decoding(tree=6, **few), net)["test/identical@3"] == 100.0
     assert logged_by(Decoding(draft=str(tmp_path), **few), net)["test/identical@3"] == 100.0
     assert 0 <= logged_by(Decoding(tree=6, judge=str(tmp_path), **few), net)["test/identical@3"] <= 100.0
     assert logged_by(Decoding(tree=6, accept="typical", temperature=0.7, **few), net)["test/tokens_per_forward@3"] >= 1
+
+
+def test_a_draft_net_of_another_tokenizer_is_refused(net, tmp_path):
+    save_pretrained(NextToken(17, 32, dim=8, layers=1, heads=1, hidden=16), tmp_path)
+    train_bpe(["a text to learn merges from, a text of texts"], 300).save(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="another tokenizer than the data"):
+        logged_by(Decoding(heads=[3], draft=str(tmp_path)), net)
 
 
 def test_the_fastest_round_counts_and_every_way_takes_its_turn(monkeypatch):
@@ -117,7 +126,7 @@ def test_plain_decoding_is_the_measure_also_where_k_1_is_asked_for(net):
 def test_a_system_that_does_not_tell_how_busy_it_is_has_no_crowd(net, monkeypatch):
     monkeypatch.setattr("zoo.evals.decoding.busy_seconds", lambda: (float("nan"), 1.0))
     store = SimpleNamespace(windows=lambda starts, length: np.ones((len(starts), length), np.int64))
-    data = SimpleNamespace(stores={"test": store}, windows=lambda split: 60, context=32)
+    data = SimpleNamespace(stores={"test": store}, windows=lambda split: 60, context=32, tokenizer=Bytes())
     module = SimpleNamespace(net=net, device=torch.device("cpu"), log=lambda *a: None)
     Decoding(heads=[2], prompts=1, rounds=1).on_test_epoch_end(SimpleNamespace(world_size=1, datamodule=data), module)
     assert module.measured["crowd"] is None

@@ -126,3 +126,12 @@ def test_what_a_model_rules_out_costs_infinitely_much():
     p = torch.full((2, 2), 0.25, dtype=torch.float64)
     q = torch.tensor([[0.5, 0.0], [0.25, 0.25]], dtype=torch.float64)
     assert float(why.cross_entropy(p, q)) == math.inf
+
+
+def test_a_model_whose_marginal_rules_out_the_data_is_refused():
+    p, q = (
+        torch.tensor([[0.5, 0.0], [0.25, 0.25]], dtype=torch.float64),
+        torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64),
+    )
+    with pytest.raises(ValueError, match="A marginal of q is 0"):
+        relative_parts(p, q)
