@@ -134,4 +134,4 @@ def test_a_model_whose_marginal_rules_out_the_data_is_refused():
         torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64),
     )
     with pytest.raises(ValueError, match="A marginal of q is 0"):
-        relative_parts(p, q)
+        why.relative_parts(p, q)
