@@ -112,7 +112,7 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
             drawn.append((panel, True, papers))
     if not any(points for *_, lines in drawn for points in lines.values()):
         return None
-    figure, places = _columns(len(drawn), dict.fromkeys(name for *_, lines in drawn for name in lines))
+    figure, places = _columns(len(drawn), dict.fromkeys(name for *_, lines in drawn for name in lines if lines[name]))
     for axes, (panel, is_paper, lines) in zip(places, drawn):
         if is_paper:
             _head(axes, f"Paper: {spec.source.item}, arXiv:{spec.source.arxiv}", panel.paper_ylabel or panel.ylabel)
@@ -124,13 +124,16 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
 
 
 def _measured_curves(panel: Panel, results: Results) -> dict[str, list]:
-    """Of every row that measured them, `ys` against `xs`: row's label -> [(mean x, mean y, half-width), …]."""
+    """`ys` against `xs`: row's label -> [(mean x, mean y, half-width), …]; rows of other such panels too, so that each keeps its
+    colour."""
     curves: dict[str, list] = {}
+    keys = [key for each in results.spec.panels for key in each.ys]
     for name, row in results.spec.runs.items():
+        if not any((name, key) in results.cells for key in keys):
+            continue
         pairs = [(results.cells.get((name, x)), results.cells.get((name, y)), y) for x, y in zip(panel.xs, panel.ys)]
         points = [(interval(x, 0)[0], *interval(y, metric_of(results.spec, key).error)) for x, y, key in pairs if x and y]
-        if points:
-            curves[row.label] = points
+        curves[row.label] = points
     return curves
 
 

@@ -154,6 +154,18 @@ def test_a_panel_of_curves_that_rows_measure(spec):
     assert "two" in words(figure.axes[0]) and "four" not in words(figure.axes[0])
 
 
+def test_a_row_keeps_its_colour_in_every_panel_of_curves(spec):
+    keys = [{"keys": [f"test/{axis}{i}" for i in (1, 2)], "label": axis, "direction": "higher", "digits": 1} for axis in "xy"]
+    alone = Panel("One row", "x", "y", xs=["test/x2"], ys=["test/y2"])
+    both = Panel("Two rows", "x", "y", xs=["test/x1", "test/x2"], ys=["test/y1", "test/y2"])
+    spec = replace(spec, metrics=[*spec.metrics, *(Metric(**each) for each in keys)], panels=[alone, both])
+    values = {"two": {"test/x1": 1.0, "test/y1": 5.0}, "four": {"test/x2": 4.0, "test/y2": 6.0}}
+    records = [replace(r, metrics=values[r.run]) for r in made(spec) if r.run in values]
+    first, second = figures.panels(spec, "desk", records).axes
+    colours = [{text.get_text(): text.get_color() for text in axes.texts} for axes in (first, second)]
+    assert "two" not in colours[0] and colours[0]["four"] == colours[1]["four"] != colours[1]["two"]
+
+
 def test_bars_are_intervals_over_seeds_or_the_stated_error(spec):
     bars = lambda axes: [path.vertices[:, 1] for lines in axes.collections for path in lines.get_paths()]
     low, high = bars(figures.panels(spec, "desk", made(spec)).axes[0])[0]
