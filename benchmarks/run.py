@@ -211,7 +211,9 @@ def child(job: dict) -> None:
     if job["arguments"][0] == "fit":
         _refuse_another_budget(cli, job["devices"])
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    measured = {"parameters": sum(p.numel() for p in cli.model.net.parameters()), **getattr(cli.model, "measured", {})}
+    measured = {**getattr(cli.model, "measured", {})}
+    if "parameters" not in measured:  # Meter counts them where a run trains
+        measured["parameters"] = sum(p.numel() for p in cli.model.net.parameters())
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("test/")}
     for name, value in metrics.items():
         if not math.isfinite(value):
