@@ -12,6 +12,7 @@ import torch
 from zoo.data.loader import spread
 from zoo.generate import Generation, generate
 from zoo.meter import busy_seconds
+from zoo.nn.packed import packed
 from zoo.sampling import Sampling
 
 
@@ -83,7 +84,9 @@ class Decoding(L.Callback):
         ways |= {k: self._way(net, k, count) for k in self.heads or range(2, getattr(net, "n", 1) + 1) if k != 1}
         prompts = self._prompts(trainer.datamodule, length)
         machine, own, began = *busy_seconds(), time.perf_counter()
-        totals = race(ways, [prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch)], self.rounds, module.device)
+        batches = [prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch)]
+        with torch.inference_mode(), packed(net):  # once: packing anew for every batch would count as decoding
+            totals = race(ways, batches, self.rounds, module.device)
         others = busy_seconds()[0] - machine - (busy_seconds()[1] - own)
         seen = max(others, 0.0) / (time.perf_counter() - began)  # in this order, nan stays nan
         module.measured = measured = getattr(module, "measured", {})  # of Meter, where the net was trained in this process
