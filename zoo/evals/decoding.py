@@ -14,6 +14,7 @@ from zoo.generate import Generation, generate
 from zoo.meter import busy_seconds
 from zoo.nn.packed import packed
 from zoo.sampling import Sampling
+from zoo.tree import Tree, acceptance
 
 
 class Decoding(L.Callback):
@@ -25,6 +26,7 @@ class Decoding(L.Callback):
     Args:
         heads: each k to measure: heads that draft and verify; None takes 2 … all that the net has.
         tree: nodes of a draft tree (zoo.tree) instead of one chain of drafts; None: no tree.
+        measured: build the tree from what the net's heads get right on the validation split, not from assumed rates.
         accept: rule for the nodes of a tree. Only "greedy" gives the text of plain decoding.
         draft: folder of a saved net that drafts k - 1 tokens instead of the net's own heads.
         judge: folder of a saved net that scores the tree's paths instead of head 1: approximate by design.
@@ -52,7 +54,10 @@ class Decoding(L.Callback):
         prompt_tokens: int | None = None,
         tokens: int | None = None,
         rounds: int = 2,
+        measured: bool = False,
     ):
+        if measured and not tree:
+            raise ValueError("Decoding: measured says how a tree is built: give `tree` too.")
         if judge and not tree:
             raise ValueError("Decoding: a judge scores the paths of a tree: give `tree` too.")
         if draft and tree:
@@ -65,6 +70,7 @@ class Decoding(L.Callback):
         if min(prompts, batch, rounds) < 1:
             raise ValueError(f"Decoding: prompts, batch and rounds must be at least 1, not {prompts}, {batch}, {rounds}.")
         self.heads, self.tree, self.accept, self.draft, self.judge = heads, tree, accept, draft, judge
+        self.measured = measured
         self.sampling = Sampling(temperature, top_p=top_p)
         self.prompts, self.batch, self.rounds = prompts, batch, rounds
         self.prompt_tokens, self.tokens = prompt_tokens, tokens
@@ -81,8 +87,11 @@ class Decoding(L.Callback):
             )
         self._fits(trainer.datamodule)
         ways = {1: lambda rows: generate(net, rows, count)}
-        ways |= {k: self._way(net, k, count) for k in self.heads or range(2, getattr(net, "n", 1) + 1) if k != 1}
-        prompts = self._prompts(trainer.datamodule, length)
+        rates = None
+        if self.measured:
+            rates = acceptance(net, self._prompts(trainer.datamodule, length, "validation"), count).tolist()
+        ways |= {k: self._way(net, k, count, rates) for k in self.heads or range(2, getattr(net, "n", 1) + 1) if k != 1}
+        prompts = self._prompts(trainer.datamodule, length, "test")
         machine, own, began = *busy_seconds(), time.perf_counter()
         batches = [prompts[i : i + self.batch] for i in range(0, len(prompts), self.batch)]
         with torch.inference_mode(), packed(net):  # once: packing anew for every batch would count as decoding
@@ -101,10 +110,10 @@ class Decoding(L.Callback):
             for j, often in enumerate(total.accepted, 1):
                 module.log(f"test/accepted{j}@{k}", 100.0 * often / max(1, total.steps))
 
-    def _prompts(self, data, length: int) -> list[list[int]]:
-        count = data.windows("test")
+    def _prompts(self, data, length: int, split: str) -> list[list[int]]:
+        count = data.windows(split)
         chosen = spread(np.arange(min(self.prompts, count)), count, min(self.prompts, count))
-        return data.stores["test"].windows(chosen * data.context, length).tolist()
+        return data.stores[split].windows(chosen * data.context, length).tolist()
 
     def _fits(self, data) -> None:
         """Raise ValueError where the other net has another tokenizer, whose ids mean something else."""
@@ -114,8 +123,8 @@ class Decoding(L.Callback):
             if load_tokenizer(f"{folder}/tokenizer").fingerprint != data.tokenizer.fingerprint:
                 raise ValueError(f"Decoding: the net in {folder} has another tokenizer than the data: train it on these data.")
 
-    def _way(self, net, k: int, count: int) -> Callable[[list[list[int]]], Generation]:
-        """Prompts -> what this callback's way of decoding makes of them."""
+    def _way(self, net, k: int, count: int, rates: list[list[float]] | None = None) -> Callable[[list[list[int]]], Generation]:
+        """Prompts -> what this callback's way of decoding makes of them. rates: of each head's guesses, see `Tree.likeliest`."""
         from zoo.pretrained import from_pretrained
 
         device = next(net.parameters()).device
@@ -125,9 +134,8 @@ class Decoding(L.Callback):
         if not self.tree:
             return lambda rows: generate(net, rows, count, heads=k)
         from zoo.medusa import medusa, scored_by
-        from zoo.tree import Tree
 
-        tree = Tree.default(k, self.tree)
+        tree = Tree.likeliest(rates[: k - 1], self.tree) if rates else Tree.default(k, self.tree)
         if self.judge:
             other = from_pretrained(self.judge).to(device)
             return lambda rows: scored_by(net, other, rows, count, tree=tree)

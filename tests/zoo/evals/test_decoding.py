@@ -9,9 +9,11 @@ import torch
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.evals.decoding import Decoding, race
 from zoo.generate import Generation, generate
+from zoo.medusa import medusa
 from zoo.mtp import MTP
 from zoo.ntp import NextToken
 from zoo.pretrained import save_pretrained
+from zoo.tree import Tree, acceptance
 
 
 @pytest.fixture
@@ -25,7 +27,8 @@ def logged_by(callback: Decoding, net, world_size: int = 1) -> dict[str, float]:
     logged = {}
     text = np.random.default_rng(0).integers(0, 17, 2000)
     store = SimpleNamespace(windows=lambda starts, length: np.stack([text[s : s + length] for s in starts]))
-    data = SimpleNamespace(stores={"test": store}, windows=lambda split: 60, context=32, tokenizer=Bytes())
+    held = SimpleNamespace(windows=lambda starts, length: np.stack([text[::-1][s : s + length] for s in starts]))
+    data = SimpleNamespace(stores={"test": store, "validation": held}, windows=lambda split: 60, context=32, tokenizer=Bytes())
     module = SimpleNamespace(net=net, device=torch.device("cpu"), log=logged.__setitem__)
     callback.on_test_epoch_end(SimpleNamespace(world_size=world_size, datamodule=data), module)
     assert module.measured["crowd"] is None or module.measured["crowd"] >= 0
@@ -63,6 +66,18 @@ def test_trees_draft_nets_and_judges(net, tmp_path):
     assert logged_by(Decoding(tree=6, accept="typical", temperature=0.7, **few), net)["test/tokens_per_forward@3"] >= 1
 
 
+def test_a_tree_by_what_the_heads_got_right_on_other_text(net, monkeypatch):
+    net.heads.blocks[1].load_state_dict(net.heads.blocks[0].state_dict())  # drafts that are sometimes right
+    seen = []
+    monkeypatch.setattr("zoo.medusa.medusa", lambda *args, tree, **rest: seen.append(tree) or medusa(*args, tree=tree, **rest))
+    few = {"heads": [2, 3], "tree": 5, "prompts": 3, "rounds": 1, "prompt_tokens": 8, "tokens": 12}
+    logged = logged_by(Decoding(measured=True, **few), net)
+    text = np.random.default_rng(0).integers(0, 17, 2000)[::-1]
+    prompts = [text[s * 32 : s * 32 + 8].tolist() for s in (0, 20, 40)]
+    assert {tree.paths for tree in seen} == {Tree.likeliest(acceptance(net, prompts, 12)[:d].tolist(), 5).paths for d in (1, 2)}
+    assert logged["test/identical@2"] == logged["test/identical@3"] == 100.0
+
+
 def test_a_draft_net_of_another_tokenizer_is_refused(net, tmp_path):
     save_pretrained(NextToken(17, 32, dim=8, layers=1, heads=1, hidden=16), tmp_path)
     train_bpe(["a text to learn merges from, a text of texts"], 300).save(tmp_path / "tokenizer")
@@ -96,6 +111,8 @@ def test_refusals(net):
         logged_by(Decoding(prompt_tokens=20, tokens=20), net)
     with pytest.raises(ValueError, match="give `tree` too"):
         Decoding(judge="folder")
+    with pytest.raises(ValueError, match="measured says how a tree is built: give `tree` too"):
+        Decoding(measured=True)
     with pytest.raises(ValueError, match="one of `draft` and `tree`"):
         Decoding(draft="folder", tree=4)
     with pytest.raises(ValueError, match="at least 1"):
