@@ -20,7 +20,7 @@ def mixer():
 
 
 def plain(mixer, h, labels, weights):
-    """As the paper writes it: dense logits, one cross-entropy per label, a masked vector of all concepts times the whole matrix."""
+    """As the paper writes it: dense logits, a cross-entropy per label, a masked vector of all concepts times the whole matrix."""
     mean = h.mean(-1, keepdim=True)
     std = (h - mean).square().sum(-1, keepdim=True).div(D - 1).sqrt()
     x = (h - mean) / (std + EPS) - mixer.shift

@@ -1,0 +1,1 @@
+"""Continuous concept mixing (Tack et al. 2025, arXiv 2502.08524)."""
