@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export UV_PYTHON_DOWNLOADS = never
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup reproduce pages plan bundle merge test test-all check bench board lock
+.PHONY: help setup reproduce replay pages plan bundle merge test test-all check bench board lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,9 @@ reproduce-%: $(STAMP)  ## one table or figure of a paper: make reproduce-table-m
 
 pages: $(STAMP)  ## write the committed pages, status.json and the README's table anew from their records
 	@$(BIN)/python -m benchmarks.report
+
+replay: $(STAMP)  ## whether stale records still hold, by beginning their runs with the code of then and of now: make replay SPEC=table-mtp-1
+	@$(BIN)/python -m benchmarks.replay $(SPEC) --scale $(or $(GIVEN_SCALE),desk)
 
 plan: $(STAMP)  ## what runs would take: make plan SCALE=paper [SPEC=table-mtp-1] [DEVICE=h100] [MFU=0.4]
 	@$(BIN)/python -m benchmarks.plan $(GIVEN_SPEC) --scale $(or $(GIVEN_SCALE),paper) $(if $(DEVICE),--device $(DEVICE)) $(if $(MFU),--mfu $(MFU))

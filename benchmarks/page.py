@@ -6,7 +6,7 @@ A cell comes from records or prints "—"; the paper's numbers stand in columns 
 import math
 from collections.abc import Iterable
 
-from benchmarks import record
+from benchmarks import record, replay
 from benchmarks.cells import Results, interval, paper_value, reference
 from benchmarks.claims import in_words, number, word_of
 from benchmarks.record import TIMES, Record
@@ -122,19 +122,32 @@ def table(head: list[str], body: list[list[str]]) -> list[str]:
 
 
 def stale_files(results: Results) -> list[str]:
-    """Files of zoo/ whose code changed since one of the page's records was made."""
-    return sorted({file for r in results.used for file in record.changed(r)})
+    """Files of zoo/ whose code changed since one of the page's records was made, and no replay says that its numbers hold."""
+    return sorted({file for r in results.used for file in replay.stale(r)})
 
 
 def _stale(results: Results) -> list[str]:
     """The notice at the top of a page whose records were made by other code than there is now."""
-    names = ", ".join(f"`{file}`" for file in stale_files(results))
-    if not names:
-        return []
-    old, all_ = sum(bool(record.changed(r)) for r in results.used), len(results.used)
-    which = f"{old} of the {all_} records of this page were" if all_ > 1 else "the record of this page was"
-    again = f"`make reproduce-{results.spec.name} SCALE={results.scale}` measures again what is stale."
-    return [f"**Stale: {which} made before {names} changed.** {again}"]
+    all_, lines = len(results.used), []
+    if names := ", ".join(f"`{file}`" for file in stale_files(results)):
+        again = f"`make reproduce-{results.spec.name} SCALE={results.scale}` measures again what is stale."
+        lines.append(
+            f"**Stale: {_count(sum(bool(replay.stale(r)) for r in results.used), all_)} made before {names} changed.** {again}"
+        )
+    if older := sum(map(replay.replayed, results.used)):
+        lines.append(
+            f"**Replayed: {_count(older, all_)} made by earlier code.** The first {replay.STEPS} training steps, a validation "
+            "and a short test of these rows give the same numbers by that code and by the present one. Times are of the earlier."
+        )
+    return [line for each in lines for line in (each, "")][:-1]
+
+
+def _count(some: int, all_: int) -> str:
+    return (
+        f"{some} of the {all_} records of this page {'was' if some == 1 else 'were'}"
+        if all_ > 1
+        else "the record of this page was"
+    )
 
 
 def _introduction(results: Results) -> list[str]:

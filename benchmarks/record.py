@@ -101,7 +101,7 @@ def save(record: Record, place: Path) -> Path:
     """Write the record under `place`; the file appears whole or not at all, and replaces nothing."""
     home = place / record.recipe
     home.mkdir(parents=True, exist_ok=True)
-    stem = f"{record.run}-{_digest(record.key + record.data.get('fingerprint', ''))}-s{record.seed}"
+    stem = f"{record.run}-{digest(record.key + record.data.get('fingerprint', ''))}-s{record.seed}"
     handle, draft = tempfile.mkstemp(dir=home, prefix=".", suffix=".draft")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -207,10 +207,10 @@ def code_hash(path: Path) -> str:
     for token in sorted([*comments, *words], key=lambda t: t.start, reverse=True):
         (top, left), bottom = token.start, token.end[0]
         lines[top - 1 : bottom] = [lines[top - 1][:left]]  # both end their line
-    return _digest("\n".join(line for line in map(str.rstrip, lines) if line))
+    return digest("\n".join(line for line in map(str.rstrip, lines) if line))
 
 
-def _digest(content: str | bytes) -> str:
+def digest(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
 
 

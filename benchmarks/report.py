@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
-from benchmarks import record
+from benchmarks import record, replay
 from benchmarks.cells import Results
 from benchmarks.claims import tally
 from benchmarks.page import page, stale_files, summary, table
@@ -88,6 +88,7 @@ def _status(results: Results) -> dict:
         "verdicts": [{"claim": c.sentence, "word": v.word} for c, v in zip(spec.claims, results.verdicts)],
         "tally": tally(results.verdicts),
         "stale": stale_files(results),
+        "replayed": sum(map(replay.replayed, results.used)),  # records of earlier code whose numbers are those of the present one
         "page": place(spec, results.scale).relative_to(ROOT).as_posix(),
     }
 
@@ -98,7 +99,7 @@ def _results_table(status: dict[str, dict]) -> list[str]:
         low, high = about["seeds"]
         begun = about["status"] != "planned"
         seeds = str(high) if low == high else f"{low} to {high}"
-        state = about["status"] + (", stale" if about["stale"] else "")
+        state = about["status"] + (", stale" if about["stale"] else ", replayed" if about["replayed"] else "")
         cells = [f"[{name}]({about['page']})", f"{about['item']}, arXiv:{about['paper']}", about["scale"]]
         body.append([*cells, seeds if begun else "—", about["tally"] if begun else "—", state])
     return table(["spec", "beside", "scale", "seeds", "claims of the paper", "state"], body)

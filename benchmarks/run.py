@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import jobs, record
+from benchmarks import jobs, record, replay
 from benchmarks.jobs import Job, clock
 from benchmarks.record import Record
 from benchmarks.spec import ROOT, Run, Spec, expand, identity, load
@@ -103,7 +103,7 @@ def _todo(runs: list[Run], done: dict[str, Record], again: bool = False) -> dict
 
 def is_valid(run: Run, known: Record, fingerprints: dict[str, str]) -> bool:
     """Whether the record was made by the code and on the data as they are now; `fingerprints` remembers those already taken."""
-    if files := record.changed(known):
+    if files := replay.stale(known):
         print(f"{run.row}, seed {run.seed}: {', '.join(files)} changed since its record of {known.date[:10]}; it runs again")
         return False
     if run.key in _bundle().get("needs", ()):

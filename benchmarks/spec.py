@@ -182,7 +182,7 @@ class Run:
         folders = {need.row: (saved or {}).get(need.key, f"runs/{need.recipe}/{need.name}/pretrained") for need in self.needs}
         settings = {**_filled_in(self.overrides, folders), **(extra or {})}
         verb = "test" if self.overrides.get("trainer.max_steps") == 0 else "fit"
-        return [verb, *layered, *(f"--{key}={_text(value)}" for key, value in settings.items())]
+        return [verb, *layered, *(f"--{key}={spelt(value)}" for key, value in settings.items())]
 
     @property
     def command(self) -> str:
@@ -311,7 +311,7 @@ def _read(path: Path) -> dict:
     return data
 
 
-def _text(value: Any) -> str:
+def spelt(value: Any) -> str:
     """A value as the command line spells it."""
     if isinstance(value, str):
         return value

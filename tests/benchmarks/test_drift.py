@@ -167,7 +167,7 @@ def test_status_says_what_there_is(house):
     about = json.loads(text, parse_constant=lambda word: pytest.fail(word))["table-made-1"]
     assert about == {
         "title": "made up", "paper": "0000.00000", "item": "Table 9", "scale": "desk", "status": "result", "seeds": [2, 2],
-        "page": "benchmarks/pages/table-made-1.md", "stale": [], "tally": "1 holds, 1 reversed, 1 not measured",
+        "page": "benchmarks/pages/table-made-1.md", "stale": [], "replayed": 0, "tally": "1 holds, 1 reversed, 1 not measured",
         "verdicts": [{"claim": "One is better.", "word": "holds"}, {"claim": "Two is better.", "word": "reversed"},
                      {"claim": "Nobody knows.", "word": "not measured"}],
     }  # fmt: skip

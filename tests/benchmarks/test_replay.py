@@ -1,0 +1,166 @@
+"""Stale records: what a replay finds, what it says of the records, and when they stay stale."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import page, record, replay, report
+from benchmarks import spec as spec_module
+from benchmarks.record import Record
+from benchmarks.spec import expand, load
+from tests.benchmarks.test_drift import README, SPEC
+
+NET = "FACTOR = 2.0\n"
+CLI = '''
+from types import SimpleNamespace
+
+from zoo.net import FACTOR
+
+
+def main(words, callbacks):
+    """A run without Lightning: losses and scores that are functions of FACTOR."""
+    assert words[0] == "fit" and "--trainer.max_steps=3" in words, words
+    trainer = SimpleNamespace(callback_metrics={"val/a": FACTOR})
+    scores = {"test/a": FACTOR / 3, "test/speedup@2": hash("x") % 99}
+    trainer.test = lambda *args, **settings: trainer.callback_metrics.update(scores)
+    for step in range(3):
+        callbacks[0].on_train_batch_end(trainer, None, {"loss": FACTOR / (step + 1)}, None, step)
+    net = SimpleNamespace(parameters=lambda: [])
+    return SimpleNamespace(trainer=trainer, model=SimpleNamespace(net=net), datamodule=None)
+'''
+
+
+def git(root, *words):
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(["git", *name, *words], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A clone with one spec, a made-up zoo, and a record of row `one` by its first commit, one a seed."""
+    for module in (spec_module, record, report, replay):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "CHECKOUT", tmp_path)
+    specs = tmp_path / "benchmarks" / "specs"
+    for module in (spec_module, report):
+        monkeypatch.setattr(module, "SPECS", specs)
+    files = {"benchmarks/specs/table-made-1.yaml": SPEC, "README.md": README, ".gitignore": "/data\n"}
+    files |= {"zoo/__init__.py": "", "zoo/net.py": NET, "zoo/cli.py": CLI, "lightning.py": "Callback = object"}
+    files |= {"recipes/mtp/code.yaml": "a: 1"} | {f"recipes/scales/{name}.yaml": "b: 1" for name in ("desk", "gpu", "paper")}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    code = {name: record.code_hash(tmp_path / name) for name in ("zoo/__init__.py", "zoo/net.py", "zoo/cli.py")}
+    for run in expand(load("table-made-1"), "desk"):
+        if run.row == "one":
+            about = {"code": code, "tokens": 9, "commit": git(tmp_path, "rev-parse", "HEAD")}
+            made = Record(run.recipe, run.row, "desk", run.seed, run.key, run.command, "ok", "2024-05-01", **about,
+                          data={"description": "text", "fingerprint": "f"})  # fmt: skip
+            record.save(made, record.folder("desk"))
+    yield tmp_path
+    record.code_hash.cache_clear()
+    replay.replays.cache_clear()
+
+
+def changed(house, **files):
+    """Rewrite files of the made-up zoo; nothing is committed."""
+    for name, text in files.items():
+        (house / "zoo" / f"{name}.py").write_text(text)
+    record.code_hash.cache_clear()
+
+
+def records():
+    return record.load(record.folder("desk"))[0]
+
+
+def status(house):
+    return json.loads((house / "benchmarks" / "pages" / "status.json").read_text())["table-made-1"]
+
+
+def test_code_that_only_moved_keeps_its_records(house, capsys):
+    assert replay.main(["table-made-1"]) == 0 and "has no stale record" in capsys.readouterr().out
+    changed(house, net="TWO = 2.0\nFACTOR = TWO\n")
+    report.main([])
+    assert all(replay.stale(r) == ["zoo/net.py"] for r in records()) and status(house)["stale"] == ["zoo/net.py"]
+    capsys.readouterr()
+    assert replay.main(["table-made-1"]) == 0
+    assert "one, seeds 0, 1: 6 numbers of 3 steps are equal (largest relative difference 0)" in capsys.readouterr().out
+    assert all(replay.stale(r) == [] and replay.replayed(r) for r in records())
+    assert status(house)["stale"] == [] and status(house)["replayed"] == 2
+    assert "partial, replayed" in (house / "README.md").read_text()
+    text = page.page(load("table-made-1"), "desk", records())
+    assert "**Replayed: 2 of the 2 records of this page were made by earlier code.**" in text and "Stale" not in text
+    assert git(house, "worktree", "list").count("\n") == 0  # the old code is gone again
+
+
+def test_code_that_counts_otherwise_does_not(house, capsys):
+    changed(house, net="FACTOR = 2.001\n")
+    assert replay.main(["table-made-1"]) == 1
+    said = capsys.readouterr().out
+    assert "one, seeds 0, 1: stays stale, 5 of 6 numbers differ (loss of step 1 2 then, 2.001 now" in said
+    assert all(replay.stale(r) for r in records()) and not replay.folder().exists()
+
+
+def test_what_changes_after_a_replay_is_stale_until_the_next(house):
+    changed(house, net="TWO = 2.0\nFACTOR = TWO\n")
+    assert replay.main(["table-made-1"]) == 0
+    changed(house, net="FACTOR = 1.0 + 1.0\n")
+    assert [replay.stale(r) for r in records()] == [["zoo/net.py"]] * 2
+    assert replay.main(["table-made-1"]) == 0 and not any(map(replay.stale, records()))
+    changed(house, net="FACTOR = 3.0\n")
+    assert replay.main(["table-made-1"]) == 1 and all(map(replay.stale, records()))
+    changed(house, net="FACTOR = 1.0 + 1.0\n")
+    assert not any(map(replay.stale, records())) and len(list(replay.folder().rglob("*.json"))) == 1
+    other = replace(records()[0], key="another")
+    assert replay.stale(other) == ["zoo/net.py"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"dirty": True}, "never committed as it was"),
+        ({"commit": None}, "never committed as it was"),
+        ({"commit": "0" * 40}, "not in this clone"),
+        ({"tokens": 0}, "trains nothing"),
+        ({"code": {"zoo/net.py": "0"}}, r"zoo/net\.py of commit .* is not the code that made it"),
+    ],
+)
+def test_what_cannot_be_replayed_is_said(house, fields, why):
+    with pytest.raises(ValueError, match=why):
+        replay.replay([replace(records()[0], **fields)], load("table-made-1"))
+
+
+def test_a_run_that_dies_says_why(house, capsys):
+    changed(house, cli=CLI.replace("assert", "raise RuntimeError('no such net')\n    assert"))
+    assert replay.main(["table-made-1"]) == 1
+    assert "stays stale, a replay failed: RuntimeError: no such net" in capsys.readouterr().out
+
+
+def test_times_are_not_compared_and_a_number_that_is_gone_is_a_difference():
+    old = {"a": 1.0, "b": 0.0, "test/speedup@2": 3.0, "seconds": 5.0, "gone": 1.0}
+    found = replay.differences(old, {"a": 1.5, "b": 0.0, "new": 4.0})
+    assert found == {"a": pytest.approx(1 / 3), "b": 0.0, "gone": float("inf")}
+
+
+def test_a_spec_of_times_is_run_again(capsys):
+    assert replay.main(["table-mtp-s5"]) == 1 and "make reproduce-table-mtp-s5 runs it again" in capsys.readouterr().out
+    assert replay.main(["table-mtp-0"]) == 2
+
+
+def test_a_real_run_is_cut_to_its_beginning_with_the_scores_of_the_smoke_scale():
+    spec = load("table-mtp-1")
+    run = expand(spec, "desk")[0]
+    made = Record(run.recipe, run.row, "desk", 0, run.key, f"{run.command} --trainer.logger.init_args.version=x", "ok", "2024")
+    words = replay.cut(made, spec)
+    assert words[:5] == ["fit", "-c", "recipes/mtp/code.yaml", "-c", "recipes/scales/desk.yaml"]
+    assert "--trainer.max_steps=3" in words and words.count("--trainer.logger.init_args.version=x") == 0
+    assert yaml.safe_load(words[-1].removeprefix("--trainer.callbacks=")) == spec.scales["smoke"].overrides["trainer.callbacks"]
+    assert Path(replay.folder()).parts[-2:] == ("benchmarks", "replays")
