@@ -3,20 +3,25 @@
 import torch
 from torch import Tensor, nn
 
-from zoo.nn.concepts import ConceptMixer, Concepts
+from zoo.nn.concepts import ConceptMixer, Mixed, PauseMixer, StateMixer
+from zoo.nn.distill import linear_distillation
 from zoo.nn.doubled import DoubledCache, doubled_mask, interleaved
 from zoo.nn.losses import linear_cross_entropy
 from zoo.nn.transformer import Block, Transformer
 
 
 class CoCoMix(nn.Module):
-    """A transformer with continuous concept mixing (arXiv 2502.08524, sec. 2.2; defaults: the 69M row of App. A).
+    """A transformer with continuous concept mixing (arXiv 2502.08524, sec. 2.2; defaults: the 69M row of App. A), and with what
+    the paper compares it.
 
+    inserted: what is mixed in. "concepts"; "pause", a learned vector (Fig. 6f); "states", the teacher's hidden states, predicted
+    directly (Fig. 6b) with loss `regression` and of width `teacher_dim`; "nothing", which with kd is plain distillation.
     vocab: number of token ids; context: tokens per training window; dim, layers, heads: width, depth, attention heads.
     insert: blocks below the concepts ("4th layer" of the 69M net: before the block of index 3; 5 for the larger ones).
     concepts: C, latents of the teacher's sparse autoencoder; keep: K_SAE, predicted logits that are mixed in.
-    lam: λ, weight of the concept loss (eq. 4). It needs batch["concepts"]; without them, or with λ = 0, concepts are learned
-    through the mixing alone (Fig. 6d, ii).
+    lam: λ, weight of the loss of what is predicted (eq. 4). It needs batch["concepts"] or batch["states"]; without them, or with
+    λ = 0, concepts are learned through the mixing alone (Fig. 6d, ii).
+    kd: weight of KL(teacher || student) in the loss (0.1 in App. A); it needs batch["teacher"] and batch["unembedding"].
     mixing: "interleave" puts each concept vector behind its state, "add" adds it (Fig. 6e), "none" predicts concepts and mixes
     nothing: the loss alone (Fig. 6d, i).
     dropout: 0; the released code trains with GPT-2's 0.1 unasked. The other arguments are `Transformer`'s, except compile
@@ -39,6 +44,10 @@ class CoCoMix(nn.Module):
         keep: int = 32,
         lam: float = 0.1,
         mixing: str = "interleave",
+        inserted: str = "concepts",
+        regression: str = "l2",
+        teacher_dim: int = 768,
+        kd: float = 0.0,
         flavour: str = "gpt2",
         hidden: int | None = None,
         tied: bool | None = None,
@@ -56,10 +65,11 @@ class CoCoMix(nn.Module):
             raise ValueError(f"insert = {insert} of {layers} layers leaves none above the concepts: choose 0 to {layers - 1}.")
         if mixing not in ("interleave", "add", "none"):
             raise ValueError(f"mixing is 'interleave', 'add' or 'none', not {mixing!r}.")
-        if lam < 0:
-            raise ValueError(f"lam must be at least 0, not {lam}.")
+        if min(lam, kd) < 0:
+            raise ValueError(f"lam and kd must be at least 0, not {lam} and {kd}.")
         self.config, self.vocab, self.context, self.chunk = config, vocab, context, chunk
-        self.insert, self.lam, self.mixing = insert, lam, mixing
+        self.insert, self.lam, self.kd = insert, lam, kd
+        self.mixing = "none" if inserted == "nothing" else mixing
         self.trunk = Transformer(
             vocab,
             dim,
@@ -75,57 +85,85 @@ class CoCoMix(nn.Module):
             checkpoint=checkpoint,
         )
         self.trunk.fits(context)
-        self.mixer = ConceptMixer(dim, concepts, keep, chunk)
+        self.guide = {"concepts": "concepts", "states": "states"}.get(inserted)  # what of the batch the mixer learns from
+        if inserted == "concepts":
+            self.mixer = ConceptMixer(dim, concepts, keep, chunk)
+        elif inserted == "states":
+            self.mixer = StateMixer(dim, teacher_dim, regression)
+        elif inserted == "pause":
+            self.mixer = PauseMixer(dim)
+        elif inserted == "nothing":
+            self.mixer = None
+        else:
+            raise ValueError(f"inserted is 'concepts', 'pause', 'states' or 'nothing', not {inserted!r}.")
         if compile:
             for block in self.modules():
                 if isinstance(block, Block):
                     block.compile()
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
-        """batch: tokens (B, T + 1) int64, mask (B, T + 1) bool of counted targets, and, for the concept loss, concepts
-        (B, T + 1, K) int64: the teacher's at each input token, below 0 where there is none.
+        """batch: tokens (B, T + 1) int64, mask (B, T + 1) bool of counted targets. From a teacher, for its losses:
+        concepts (B, T + 1, K) int64, its latents at each token, below 0 where there is none, or states (B, T, E), its hidden
+        states; teacher (B, T, F) and unembedding (V, F), its normed output and what turns that into logits.
 
-        Returns loss (mean nll per counted token + λ · mean concept nll per position with concepts, with graph) and parts, without
-        graph: {"next": (sum, count), "concept": (sum, count)} in nats.
+        Returns loss, with graph: mean nll per counted token + λ · mean term of what is predicted + kd · mean KL; and parts,
+        without graph, in nats: {"next": (sum, count), "concept" or "state": …, "kd": …}. What the batch lacks is left out.
         """
         tokens, counted = batch["tokens"], batch["mask"][:, 1:]
-        labels = batch["concepts"][:, :-1] if "concepts" in batch else None
-        labelled = None if labels is None else (labels >= 0).any(-1)  # (B, T)
         exact = torch.promote_types(self.trunk.embedding.weight.dtype, torch.float32)
-        shares = None if labels is None else labelled.to(exact) / labelled.sum().clamp(min=1)
-        h, found = self._hidden(tokens[:, :-1], labels if self.lam or not torch.is_grad_enabled() else None, shares)
-        count = counted.sum()
-        weights = counted.to(exact) / count.clamp(min=1)
-        loss, nll = linear_cross_entropy(h, self.trunk.unembedding, tokens[:, 1:], weights, chunk=self.chunk)
-        parts = {"next": ((nll * counted).sum().float(), count.float())}
-        if labels is not None:
-            parts["concept"] = (found.nll.sum().float(), labelled.sum().float())
-        return {"loss": loss + self.lam * found.loss, "parts": parts}
+        shares = counted.to(exact) / counted.sum().clamp(min=1)
+        wanted, known = self._wanted(batch)
+        h, mixed = self._hidden(tokens[:, :-1], wanted, None if known is None else known.to(exact) / known.sum().clamp(min=1))
+        table, targets, loss = self.trunk.unembedding, tokens[:, 1:], 0.0
+        parts = {}
+        if self.kd and "teacher" in batch:
+            given = (batch["teacher"], batch["unembedding"], self.kd)
+            loss, nll, divergence = linear_distillation(h, table, targets, shares, *given, chunk=self.chunk)
+            parts["kd"] = divergence
+        else:
+            loss, nll = linear_cross_entropy(h, table, targets, shares, chunk=self.chunk)
+        parts = {name: ((terms * counted).sum().float(), counted.sum().float()) for name, terms in {"next": nll, **parts}.items()}
+        if known is not None:
+            loss = loss + self.lam * mixed.loss
+            parts[self.guide.removesuffix("s")] = ((mixed.terms * known).sum().float(), known.sum().float())
+        return {"loss": loss, "parts": parts}
+
+    def _wanted(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """What the mixer is to predict, and the positions (B, T) bool at which there is something; None and None without it.
+
+        With λ = 0 it is left out in training, and measured in validation.
+        """
+        if self.guide not in batch or (not self.lam and torch.is_grad_enabled()):
+            return None, None
+        if self.guide == "states":
+            return batch["states"], torch.ones_like(batch["tokens"][:, 1:], dtype=torch.bool)
+        labels = batch["concepts"][:, :-1]
+        return labels, (labels >= 0).any(-1)
 
     @torch.no_grad()
     def nll(self, batch: dict[str, Tensor]) -> Tensor:
-        """nll (B, T) in nats, fp32, of tokens[:, 1:] given all before; batch: tokens (B, T + 1). No concept loss is in it."""
+        """nll (B, T) in nats, fp32, of tokens[:, 1:] given all before; batch: tokens (B, T + 1). No other loss is in it."""
         h, _ = self._hidden(batch["tokens"][:, :-1])
         return linear_cross_entropy(h, self.trunk.unembedding, batch["tokens"][:, 1:], chunk=self.chunk)[1].float()
 
-    def _hidden(self, tokens: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> tuple[Tensor, Concepts]:
-        """What the unembedding sees of tokens (B, T): (B, T, D), and the concepts."""
+    def _hidden(self, tokens: Tensor, wanted: Tensor | None = None, weights: Tensor | None = None) -> tuple[Tensor, Mixed | None]:
+        """What the unembedding sees of tokens (B, T): (B, T, D), and what was mixed in."""
         h = self.trunk.blocks(self.trunk.embed(tokens), stop=self.insert)
-        found = self.mixer(h, labels, weights)
+        mixed = None if self.mixer is None else self.mixer(h, wanted, weights)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.trunk.norm(self._above(h, found.vectors, positions)), found
+        return self.trunk.norm(self._above(h, mixed, positions)), mixed
 
-    def _above(self, h: Tensor, vectors: Tensor, positions: Tensor, mask: Tensor | None = None, cache=None) -> Tensor:
+    def _above(self, h: Tensor, mixed: Mixed | None, positions: Tensor, mask: Tensor | None = None, cache=None) -> Tensor:
         """Send states h and what is mixed into them (B, T, D) through the blocks from `insert` on: (B, T, D).
 
         Both slots of a token have its position. After the last block the token's slot is dropped: the concept's is read.
         """
         if self.mixing != "interleave":
-            mixed = h + vectors if self.mixing == "add" else h
-            return self.trunk.blocks(mixed, self.insert, positions=positions, mask=mask, cache=cache)
+            h = h + mixed.vectors if self.mixing == "add" else h
+            return self.trunk.blocks(h, self.insert, positions=positions, mask=mask, cache=cache)
         positions = positions.repeat_interleave(2, -1)
         mask = None if mask is None else doubled_mask(mask)
-        return self.trunk.blocks(interleaved(h, vectors), self.insert, positions=positions, mask=mask, cache=cache)[:, 1::2]
+        return self.trunk.blocks(interleaved(h, mixed.vectors), self.insert, positions=positions, mask=mask, cache=cache)[:, 1::2]
 
     @torch.no_grad()
     def states(
@@ -140,7 +178,7 @@ class CoCoMix(nn.Module):
         positions = cache.positions(tokens.shape[1]) if positions is None else positions
         lower, upper = (cache.lower, cache.upper) if isinstance(cache, DoubledCache) else (cache, cache)
         h = self.trunk.blocks(self.trunk.embed(tokens, positions), stop=self.insert, positions=positions, mask=mask, cache=lower)
-        h = self._above(h, self.mixer(h).vectors, positions, mask, upper)
+        h = self._above(h, None if self.mixer is None else self.mixer(h), positions, mask, upper)
         cache.advance(tokens.shape[1])
         return self.trunk.norm(h)[:, :, None]
 

@@ -13,18 +13,18 @@ from zoo.nn.transformer import Embedding, Linear
 EPS = 1e-5  # added to the standard deviation, as the teacher's sparse autoencoder does
 
 
-class Concepts(NamedTuple):
+class Mixed(NamedTuple):
     """What a mixer makes of hidden states (B, T, D).
 
-    vectors (B, T, D): one per state, to be mixed in. loss: scalar with graph, the weighted sum of nll; 0 without labels.
-    nll (B, T): cross-entropy with the labels, without graph. logits, ids (B, T, k): the concepts that were kept.
+    vectors (B, T, D): one per state, to be mixed in. loss: scalar with graph, the weighted sum of `terms` (B, T), which are
+    without; 0 where there was nothing to learn. logits, ids (B, T, k): the concepts that were kept, if it predicts any.
     """
 
     vectors: Tensor
     loss: Tensor
-    nll: Tensor
-    logits: Tensor
-    ids: Tensor
+    terms: Tensor
+    logits: Tensor | None = None
+    ids: Tensor | None = None
 
 
 class ConceptMixer(nn.Module):
@@ -53,14 +53,14 @@ class ConceptMixer(nn.Module):
         nn.init.zeros_(self.shift)
         nn.init.zeros_(self.bias)
 
-    def forward(self, h: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Concepts:
+    def forward(self, h: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Mixed:
         """h (B, T, D); labels (B, T, K) int64 concepts of the teacher, below 0 where there is none; weights (B, T): how much each
         position counts in the loss, default 1."""
         x, mean, std = normalised(h)
         loss, nll, logits, ids = predict(
             x - self.shift, self.predictor.weight, self.predictor.bias, labels, weights, self.keep, self.chunk
         )
-        return Concepts(self.compress(logits, ids, mean, std).to(h.dtype), loss, nll, logits, ids)
+        return Mixed(self.compress(logits, ids, mean, std).to(h.dtype), loss, nll, logits, ids)
 
     def compress(self, logits: Tensor, ids: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """The vector (B, T, D) of concepts `ids` (B, T, k) with these logits, on the scale of a state of this mean and std."""
@@ -69,6 +69,50 @@ class ConceptMixer(nn.Module):
             mode="sum",
         )  # fmt: skip
         return (flat.view(*ids.shape[:-1], -1) + self.bias + self.shift) * std + mean
+
+
+class PauseMixer(nn.Module):
+    """The same learned vector after every state: the computation of a doubled sequence without concepts (Fig. 6f)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.vector = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.vector, std=0.02)
+
+    def forward(self, h: Tensor, *_) -> Mixed:
+        """h (B, T, D)."""
+        return Mixed(self.vector.expand_as(h).to(h.dtype), h.new_zeros(()), h.new_zeros(h.shape[:2]))
+
+
+class StateMixer(nn.Module):
+    """Predicts the teacher's hidden state itself by a two-layer perceptron, and mixes that in (Fig. 6b).
+
+    width: E of the teacher's states. loss: "l1" or "l2", mean over the width, or "cosine", 1 less the cosine.
+    """
+
+    def __init__(self, dim: int, width: int, loss: str = "l2"):
+        super().__init__()
+        if loss not in ("l1", "l2", "cosine"):
+            raise ValueError(f"loss is 'l1', 'l2' or 'cosine', not {loss!r}.")
+        self.kind = loss
+        self.up, self.down = Linear(dim, 4 * dim, True), Linear(4 * dim, width, True)
+        self.compressor = Linear(width, dim, True)
+
+    def forward(self, h: Tensor, states: Tensor | None = None, weights: Tensor | None = None) -> Mixed:
+        """h (B, T, D); states (B, T, E) of the teacher; weights (B, T): how much each position counts, default 1."""
+        guess = self.down(F.gelu(self.up(h), approximate="tanh"))
+        vectors = self.compressor(guess)
+        if states is None:
+            return Mixed(vectors, h.new_zeros(()), h.new_zeros(h.shape[:2]))
+        guess = guess.to(torch.promote_types(guess.dtype, torch.float32))
+        if self.kind == "cosine":
+            terms = 1 - F.cosine_similarity(guess, states, dim=-1)
+        else:
+            terms = (guess - states).abs().mean(-1) if self.kind == "l1" else (guess - states).square().mean(-1)
+        return Mixed(vectors, (terms if weights is None else terms * weights).sum(), terms.detach())
 
 
 def normalised(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,6 +30,7 @@ def batch(rows=3, concepts=True):
 
 
 FORMS = [{}, {"flavour": "llama"}, {"mixing": "add"}, {"mixing": "none"}]
+ARMS = [{"inserted": "pause"}, {"inserted": "states", "teacher_dim": 7}, {"inserted": "nothing"}]
 
 
 def plain(net, given):
@@ -76,7 +77,7 @@ def test_loss_and_gradients_are_those_of_the_plain_form(form):
     torch.testing.assert_close((next_total / next_count + 0.1 * total / count).double(), wanted.detach(), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS + ARMS)
 def test_nothing_looks_ahead(form):
     net, given = made(**form), batch(1)["tokens"]
     before = net.nll({"tokens": given})
@@ -84,7 +85,7 @@ def test_nothing_looks_ahead(form):
     assert net.nll({"tokens": given})[0, :6].equal(before[0, :6]) and not net.nll({"tokens": given})[0, 6:].equal(before[0, 6:])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS + ARMS)
 def test_cached_steps_are_the_whole_pass(form):
     net, tokens = made(**form), batch(2)["tokens"]
     x = tokens[:, :T]
@@ -136,6 +137,46 @@ def test_without_loss_concepts_are_learned_through_the_kept_logits_alone():
     assert bare["parts"].keys() == {"next"} and bare["loss"].equal(net(given)["loss"])
 
 
+def test_a_pause_is_one_vector_after_every_token():
+    net, given = made(inserted="pause"), batch()
+    h = net.trunk.blocks(net.trunk.embed(given["tokens"][:, :-1]), stop=2)
+    both = torch.stack((h, net.mixer.vector.expand_as(h)), 2).flatten(1, 2)
+    top = net.trunk.norm(net.trunk.blocks(both, 2, positions=torch.arange(T).repeat_interleave(2)))[:, 1::2]
+    wanted = F.cross_entropy(net.trunk.unembed(top).transpose(1, 2), given["tokens"][:, 1:], reduction="none")
+    torch.testing.assert_close(net(given)["loss"], wanted[given["mask"][:, 1:]].mean())
+    assert net(given)["parts"].keys() == {"next"}
+
+
+@pytest.mark.parametrize("regression", ["l1", "l2", "cosine"])
+def test_states_may_be_predicted_instead_of_concepts(regression):
+    net, given = made(inserted="states", teacher_dim=7, regression=regression), batch()
+    bare = net(given)["loss"]
+    given["states"] = torch.randn(3, T, 7, dtype=torch.float64)
+    guess = net.mixer.down(
+        F.gelu(net.mixer.up(net.trunk.blocks(net.trunk.embed(given["tokens"][:, :-1]), stop=2)), approximate="tanh")
+    )
+    wanted = {"l1": F.l1_loss, "l2": F.mse_loss, "cosine": lambda a, b: (1 - F.cosine_similarity(a, b, -1)).mean()}[regression]
+    out = net(given)
+    torch.testing.assert_close(out["loss"], bare + 0.1 * wanted(guess, given["states"]))
+    assert out["parts"]["state"][1] == 3 * T
+    out["loss"].backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("inserted", ["nothing", "pause", "concepts"])
+def test_distillation_adds_the_divergence_from_the_teacher(inserted):
+    net, given = made(inserted=inserted, kd=0.5), batch()
+    bare = net(given)["loss"]
+    given |= {"teacher": torch.randn(3, T, 5).double(), "unembedding": torch.randn(V, 5).double()}
+    log_p = net.logits(net._hidden(given["tokens"][:, :-1])[0]).log_softmax(-1)
+    log_q = (given["teacher"] @ given["unembedding"].T).log_softmax(-1)
+    kl = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)[given["mask"][:, 1:]].mean()
+    out = net(given)
+    torch.testing.assert_close(out["loss"], bare + 0.5 * kl)
+    torch.testing.assert_close((out["parts"]["kd"][0] / out["parts"]["kd"][1]).double(), kl, rtol=1e-5, atol=0)
+    assert ("concept" in out["parts"]) == (inserted == "concepts")
+
+
 def test_sizes_of_the_paper():
     with torch.device("meta"):
         net = CoCoMix(50257, 1024)
@@ -146,7 +187,14 @@ def test_sizes_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"), [({"insert": 4}, "choose 0 to 3"), ({"mixing": "sum"}, "'interleave', 'add'"), ({"lam": -1.0}, "lam")]
+    ("settings", "said"),
+    [
+        ({"insert": 4}, "choose 0 to 3"),
+        ({"mixing": "sum"}, "'interleave', 'add'"),
+        ({"lam": -1.0}, "lam"),
+        ({"inserted": "x"}, "'pause'"),
+        ({"inserted": "states", "regression": "l3"}, "'cosine'"),
+    ],
 )
 def test_sizes_that_cannot_work_are_said(settings, said):
     with pytest.raises(ValueError, match=said):

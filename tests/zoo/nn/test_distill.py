@@ -1,0 +1,53 @@
+"""Distillation beside torch's own losses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zoo.nn.distill import linear_distillation
+
+V, D, E = 31, 6, 9
+
+
+@pytest.fixture
+def given():
+    torch.manual_seed(0)
+    double = {"dtype": torch.float64}
+    hidden, weight = torch.randn(2, 7, D, **double), torch.randn(V, D, **double)
+    teacher = torch.randn(2, 7, E, **double), torch.randn(V, E, **double)
+    return hidden, weight, torch.randint(0, V, (2, 7)), torch.rand(2, 7, **double), *teacher
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.1, 2.0])
+def test_value_and_gradients_are_those_of_the_plain_form(given, lam):
+    hidden, weight, targets, weights, teacher_hidden, teacher_weight = given
+    hidden.requires_grad_(), weight.requires_grad_()
+    loss, nll, kl = linear_distillation(*given, lam, chunk=4)
+    (3 * loss).backward()
+    ours = hidden.grad, weight.grad
+    hidden.grad = weight.grad = None
+    log_p, log_q = (hidden @ weight.T).log_softmax(-1), (teacher_hidden @ teacher_weight.T).log_softmax(-1)
+    plain_nll = F.cross_entropy(log_p.transpose(1, 2), targets, reduction="none")
+    plain_kl = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+    wanted = ((plain_nll + lam * plain_kl) * weights).sum()
+    (3 * wanted).backward()
+    for a, b in [(loss, wanted), (nll, plain_nll), (kl, plain_kl), (ours[0], hidden.grad), (ours[1], weight.grad)]:
+        torch.testing.assert_close(a, b.detach() if not a.requires_grad else b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_teacher_like_the_student_adds_nothing(given):
+    hidden, weight, targets, weights, *_ = given
+    loss, nll, kl = linear_distillation(hidden, weight, targets, weights, hidden, weight, 5.0)
+    torch.testing.assert_close(loss, (nll * weights).sum())
+    assert kl.abs().max() < 1e-12 and not loss.requires_grad
+
+
+def test_products_in_bf16_under_autocast(given):
+    given = [x.float() if x.is_floating_point() else x for x in given]
+    given[0].requires_grad_()
+    exact = linear_distillation(*given, 0.1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, nll, _ = linear_distillation(*given, 0.1)
+    loss.backward()
+    assert nll.dtype == given[0].grad.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=0.05, atol=0)
