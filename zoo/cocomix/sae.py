@@ -52,18 +52,31 @@ class SparseAutoencoder(nn.Module):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} is missing: give the folder that sae-lens saved the autoencoder in.")
         try:
-            config, weights = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
-            kind, keep, normalise = config["architecture"], config["k"], config.get("normalize_activations", "none")
-            encoder, bias, decoder, shift = (weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
+            return cls.of(json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS))
         except (ValueError, KeyError, SafetensorError) as error:
-            raise ValueError(f"The autoencoder in {folder} is damaged or no TopK one ({error}): save it again.") from None
+            raise ValueError(f"The autoencoder in {folder} cannot be read ({error}): save a TopK one again.") from None
+
+    @classmethod
+    def released(cls, release: str, name: str) -> "SparseAutoencoder":
+        """One of sae-lens' releases, from the hub: "gpt2-small-resid-post-v5-32k", "blocks.5.hook_resid_post" is the paper's."""
+        from sae_lens import SAE  # takes many seconds
+
+        try:
+            sae = SAE.from_pretrained(release, name)
+        except (ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The autoencoder {name} of {release} cannot be had ({reason}): give a folder instead.") from None
+        return cls.of(sae.cfg.to_dict(), sae.state_dict())
+
+    @classmethod
+    def of(cls, config: dict, weights: dict[str, Tensor]) -> "SparseAutoencoder":
+        """From sae-lens' configuration and weights. Raises KeyError where one is missing, ValueError for another kind."""
+        kind, keep, normalise = config["architecture"], config["k"], config.get("normalize_activations", "none")
+        encoder, bias, decoder, shift = (weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
         if not kind.startswith("topk") or normalise not in ("none", "layer_norm"):
-            raise ValueError(
-                f"The autoencoder in {folder} is of architecture {kind!r} with {normalise!r} activations: CoCoMix takes "
-                "'topk' with 'layer_norm' or 'none'."
-            )
-        norms = decoder.norm(dim=-1)
+            raise ValueError(f"it is {kind!r} on activations {normalise!r}, and CoCoMix takes 'topk' on 'layer_norm' or 'none'")
         if config.get("rescale_acts_by_decoder_norm"):  # folded: latents of unit decoder rows
+            norms = decoder.norm(dim=-1)
             encoder, bias, decoder = encoder * norms, bias * norms, decoder / norms[:, None]
         centred = bool(config.get("apply_b_dec_to_input", True))
         with torch.device("meta"):

@@ -72,17 +72,31 @@ def test_what_is_missing_damaged_or_another_kind_is_said(tmp_path):
     saved(tmp_path, normalize_activations="layer_norm")
     config, weights = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / WEIGHTS)
     (tmp_path / CONFIG).write_text(json.dumps(config | {"architecture": "standard"}))
-    with pytest.raises(ValueError, match="architecture 'standard'"):
+    with pytest.raises(ValueError, match="it is 'standard' on activations"):
         SparseAutoencoder.load(tmp_path)
     (tmp_path / CONFIG).write_text(json.dumps(config))
     save_file({name: w for name, w in weights.items() if name != "W_dec"}, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match=r"damaged or no TopK one \('W_dec'\)"):
+    with pytest.raises(ValueError, match=r"cannot be read \('W_dec'\): save a TopK one again"):
         SparseAutoencoder.load(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"cut")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="cannot be read"):
         SparseAutoencoder.load(tmp_path)
 
 
 def test_refuses_more_active_latents_than_there_are():
     with pytest.raises(ValueError, match="choose 1 to 6"):
         SparseAutoencoder(D, 6, 7)
+
+
+def test_a_release_that_cannot_be_had_is_said(monkeypatch):
+    monkeypatch.setattr("sae_lens.SAE.from_pretrained", lambda *names: (_ for _ in ()).throw(OSError("no\nnetwork")))
+    with pytest.raises(ValueError, match=r"blocks.5 of gpt2-small cannot be had \(no network\): give a folder instead"):
+        SparseAutoencoder.released("gpt2-small", "blocks.5")
+
+
+def test_a_release_is_read_like_a_folder(monkeypatch, tmp_path):
+    theirs = saved(tmp_path, normalize_activations="layer_norm")
+    monkeypatch.setattr("sae_lens.SAE.from_pretrained", lambda *names: theirs)
+    x = torch.randn(9, D)
+    ours, there = SparseAutoencoder.released("a", "b"), SparseAutoencoder.load(tmp_path)
+    assert ours.encode(x).ids.equal(there.encode(x).ids)

@@ -1,0 +1,95 @@
+"""The teacher beside the student: what it adds to a batch, and what it refuses."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.zoo.cocomix.test_sae import D, saved
+from zoo.cocomix.attribution import NONE, ConceptExtractor
+from zoo.cocomix.net import CoCoMix
+from zoo.cocomix.sae import SparseAutoencoder
+from zoo.cocomix.teacher import Teacher
+from zoo.data.tokenizer import Bytes, train_bpe
+from zoo.ntp import NextToken
+from zoo.pretrained import save_pretrained, to_transformers
+
+T = 8
+
+
+@pytest.fixture
+def home(tmp_path):
+    torch.manual_seed(0)
+    net = NextToken(257, T, dim=D, layers=3, heads=2, hidden=16, flavour="gpt2")
+    save_pretrained(net, tmp_path / "net")
+    Bytes().save(tmp_path / "net" / "tokenizer")
+    saved(tmp_path / "sae", normalize_activations="layer_norm")
+    return tmp_path
+
+
+def ready(callback, context=T, tokenizer=None):
+    data = SimpleNamespace(context=context, tokenizer=tokenizer or Bytes())
+    trainer = SimpleNamespace(datamodule=data, precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    callback.setup(trainer, SimpleNamespace(device=torch.device("cpu")), "fit")
+    return trainer
+
+
+def batch(ahead=1):
+    return {"tokens": torch.randint(0, 257, (2, T + ahead)), "mask": torch.ones(2, T + ahead, dtype=torch.bool)}
+
+
+def test_what_it_gives_is_what_the_net_takes(home):
+    callback = Teacher(str(home / "net"), ["concepts", "states", "logits"], str(home / "sae"), layer=2, score="-attribution")
+    trainer, given = ready(callback), batch()
+    callback.on_train_batch_start(trainer, None, given, 0)
+    extractor = ConceptExtractor(callback.teacher, SparseAutoencoder.load(home / "sae"), 2, score="-attribution")
+    assert given["concepts"][:, :T].equal(extractor(given["tokens"])) and (given["concepts"][:, T] == NONE).all()
+    trunk = callback.teacher.trunk
+    states = trunk.blocks(trunk.embed(given["tokens"][:, :T]), stop=2)
+    assert given["states"].equal(states)
+    logits = given["teacher"] @ given["unembedding"].T
+    torch.testing.assert_close(logits, trunk.unembed(trunk.norm(trunk.blocks(states, 2))))
+    for inserted in ("concepts", "states"):
+        net = CoCoMix(257, T, dim=16, layers=3, heads=2, insert=1, concepts=48, keep=5, inserted=inserted, teacher_dim=D, kd=0.1)
+        out = net(given)
+        out["loss"].backward()
+        assert len(out["parts"]) == 3 and torch.isfinite(out["loss"])
+    assert not any(p.requires_grad for p in callback.teacher.parameters())
+
+
+def test_labels_do_not_hang_on_how_far_the_student_looks(home):
+    callback = Teacher(str(home / "net"), ["concepts"], str(home / "sae"), layer=2)
+    trainer, far = ready(callback), batch(ahead=4)
+    near = {name: x[:, : T + 1] for name, x in far.items()}
+    callback.on_validation_batch_start(trainer, None, far, 0)
+    callback.on_test_batch_start(trainer, None, near, 0)
+    assert far["concepts"].shape == (2, T + 4, 4) and far["concepts"][:, : T + 1].equal(near["concepts"])
+
+
+def test_a_transformers_folder_is_a_teacher_too(home):
+    tokenizer = train_bpe(["a text of texts to learn from"], 300)
+    to_transformers(NextToken(300, T, dim=D, layers=3, heads=2, hidden=16, flavour="gpt2"), home / "theirs")
+    tokenizer.save(home / "theirs")
+    callback, given = Teacher(str(home / "theirs"), ["logits"]), batch()
+    callback.on_train_batch_start(ready(callback, tokenizer=tokenizer), None, given, 0)
+    assert given["teacher"].shape == (2, T, D)
+
+
+def test_what_does_not_fit_is_said(home):
+    with pytest.raises(ValueError, match="go together"):
+        Teacher("net", ["concepts"])
+    with pytest.raises(ValueError, match="go together"):
+        Teacher("net", ["logits"], sae="folder")
+    with pytest.raises(ValueError, match="`gives` is empty"):
+        Teacher("net", [])
+    with pytest.raises(ValueError, match="another tokenizer than the data"):
+        ready(Teacher(str(home / "net"), ["logits"]), tokenizer=train_bpe(["a text of texts to learn from"], 300))
+    with pytest.raises(ValueError, match="16 positions were asked of a trunk that has 8"):
+        ready(Teacher(str(home / "net"), ["logits"]), context=16)
+
+
+def test_a_teacher_that_is_nowhere_is_said(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *names, **settings: (_ for _ in ()).throw(OSError("offline")))
+    with pytest.raises(FileNotFoundError, match=r"no folder nobody/nothing, and the hub does not give it \(OSError\)"):
+        ready(Teacher("nobody/nothing", ["logits"]))
