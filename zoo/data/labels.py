@@ -1,0 +1,144 @@
+"""Labels beside the tokens of a store: some ids at every position of its windows, made once and read by every run.
+
+A folder holds `labels.json`, which says what they are, and for each split shards of windows: `train-00000.windows` (int64 numbers
+of windows) and `train-00000.ids` (little-endian uint16, (windows, T, K)), both written whole. Which windows there are grows with
+what is asked for: labelling the windows of another seed adds those that are new.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from zoo.data.shards import write_json
+from zoo.data.store import FULL, locked
+
+ABOUT = "labels.json"
+NONE = 0xFFFF  # on disk; -1 in memory
+SHARD = 1024  # windows
+
+
+def write(
+    folder: str | os.PathLike,
+    about: dict,
+    windows: dict[str, np.ndarray],
+    make: Callable[[str, np.ndarray], np.ndarray],
+    tell: Callable[[str], None] = print,
+) -> int:
+    """Label the windows that the folder lacks; the number of them.
+
+    about: what the labels are, plain values; "context" (T) and "labels" (K) are among them. windows: split -> numbers.
+    make: (split, numbers (n,)) -> ids (n, T, K), below 0 where there is none. tell: hears a line per shard.
+    Raises ValueError where the folder holds other labels, RuntimeError where the disk is full; finished shards are kept.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".lock"):
+            if (folder / ABOUT).exists():
+                belongs(folder, about)
+            else:
+                write_json(folder / ABOUT, about)
+            return sum(_write_split(folder, about, split, wanted, make, tell) for split, wanted in windows.items())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise RuntimeError(
+            f"the disk of {folder} is full; free some space and run the same command again: finished shards are kept"
+        ) from None
+
+
+def _write_split(folder: Path, about: dict, split: str, wanted: np.ndarray, make: Callable, tell: Callable) -> int:
+    there = WindowLabels(folder, split)
+    missing = np.setdiff1d(np.asarray(wanted, np.int64), there.numbers)
+    first = there.shards
+    for start in range(0, len(missing), SHARD):
+        numbers = missing[start : start + SHARD]
+        ids = make(split, numbers)
+        if ids.shape != (len(numbers), about["context"], about["labels"]) or ids.max() >= NONE:
+            raise ValueError(f"labels of shape {ids.shape} and ids up to {ids.max()} do not fit (windows, T, K) and uint16")
+        stem = folder / f"{split}-{first + start // SHARD:05d}"
+        _whole(stem.with_suffix(".windows"), numbers.astype("<i8").tobytes())
+        _whole(stem.with_suffix(".ids"), np.where(ids < 0, NONE, ids).astype("<u2").tobytes())  # last: now the shard counts
+        tell(f"{folder.name}: {min(start + SHARD, len(missing)):,} of {len(missing):,} windows of the {split} split")
+    return len(missing)
+
+
+def _whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_about(folder: Path) -> dict:
+    """What the labels in a folder are. Raises FileNotFoundError or ValueError in a sentence."""
+    try:
+        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there are no labels in {folder}: `zoo prepare concepts` writes them") from None
+    except ValueError:
+        raise ValueError(f"{folder / ABOUT} is damaged: delete the folder and run `zoo prepare concepts` again") from None
+
+
+def belongs(folder: Path, expected: dict) -> None:
+    """Raise ValueError, naming every difference, where the labels in a folder are not what is expected of them."""
+    found = read_about(folder)
+    wrong = [f"{key} {found.get(key)!r}, not {value!r}" for key, value in expected.items() if found.get(key) != value]
+    if wrong:
+        raise ValueError(
+            f"the labels in {folder} are of {'; '.join(wrong)}: prepare labels for what you train on, or train on theirs"
+        )
+
+
+class WindowLabels:
+    """The labels of one split, memory-mapped.
+
+    expected: entries of `about` that must agree. Raises FileNotFoundError, ValueError (other labels) or RuntimeError (a shard of
+    the wrong size) in one sentence.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: str, expected: dict | None = None):
+        self.folder, self.split = Path(folder), split
+        self.about = read_about(self.folder)
+        belongs(self.folder, expected or {})
+        shape = self.about["context"], self.about["labels"]
+        numbers, self._ids = [], []
+        for path in sorted(self.folder.glob(f"{split}-*.ids")):
+            mine = np.fromfile(path.with_suffix(".windows"), "<i8")
+            if path.stat().st_size != len(mine) * shape[0] * shape[1] * 2:
+                raise RuntimeError(f"{path} is damaged: delete it and run `zoo prepare concepts` again, it alone is made anew")
+            numbers.append(mine)
+            self._ids.append(np.memmap(path, "<u2", "r", shape=(len(mine), *shape)).view(np.ndarray))
+        self.shards = 1 + max((int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{split}-*.ids")), default=-1)
+        self.numbers = np.concatenate([np.empty(0, np.int64), *numbers])  # (windows,), in the order of the shards
+        self._order = np.argsort(self.numbers)
+        self._ends = np.cumsum([len(mine) for mine in numbers], dtype=np.int64)
+
+    def __reduce__(self):
+        return WindowLabels, (self.folder, self.split)  # workers map the files anew
+
+    def __getitem__(self, windows: np.ndarray) -> np.ndarray:
+        """Ids (n, T, K) int64 of windows (n,), -1 where there is none. ValueError for a window without labels."""
+        windows = np.asarray(windows, np.int64)
+        place = np.searchsorted(self.numbers, windows, sorter=self._order).clip(max=max(len(self.numbers) - 1, 0))
+        rows = self._order[place] if len(self.numbers) else place
+        if not len(self.numbers) or (self.numbers[rows] != windows).any():
+            lost = windows[0] if not len(self.numbers) else windows[self.numbers[rows] != windows][0]
+            raise ValueError(
+                f"window {lost} of the {self.split} split has no labels in {self.folder}: run `zoo prepare concepts` with this "
+                "run's seed, batch and max_steps, which adds those that are missing"
+            )
+        ids = np.empty((len(rows), self.about["context"], self.about["labels"]), np.int64)
+        shards = np.searchsorted(self._ends, rows, side="right")
+        for out, row, shard in zip(ids, rows.tolist(), shards.tolist()):
+            out[:] = self._ids[shard][row - int(self._ends[shard]) + len(self._ids[shard])]
+        ids[ids == NONE] = -1
+        return ids
