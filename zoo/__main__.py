@@ -10,7 +10,11 @@ LIGHTNING = {
     "test": "the test pass alone",
     "prepare": "build the token store of a recipe (fit does it too, when it is missing)",
 }
-OWN = {  # verb: the module whose `main(words)` runs it
+OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
+    "prepare concepts": (
+        "zoo.cocomix.labels",
+        "--teacher FOLDER --sae FOLDER -c RECIPE …: label the windows of a recipe's data with a teacher's concepts",
+    ),
     "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net"),
     "solve": ("zoo.evals.passk", "FOLDER: have a saved net solve code problems (HumanEval, MBPP, APPS), pass@k"),
     "evaluate": (
@@ -30,10 +34,10 @@ def main(args: list[str] | None = None, callbacks: Iterable = ()):
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         verbs = {**LIGHTNING, **{verb: words for verb, (_, words) in OWN.items()}}
-        print("usage: zoo VERB …", *(f"  {verb:<10} {words}" for verb, words in verbs.items()), sep="\n")
+        print("usage: zoo VERB …", *(f"  {verb:<16} {words}" for verb, words in sorted(verbs.items())), sep="\n")
         print("`zoo VERB --help` tells more; `zoo fit … --print_config` shows every setting of a run.")
         return None
-    verb = args[0]
+    verb = " ".join(args[:2]) if " ".join(args[:2]) in OWN else args[0]
     if verb not in {**LIGHTNING, **OWN}:
         sys.exit(f"zoo: there is no verb {verb!r}{did_you_mean(verb, [*LIGHTNING, *OWN])}")
     if verb in LIGHTNING:
@@ -41,7 +45,7 @@ def main(args: list[str] | None = None, callbacks: Iterable = ()):
 
         return run(args, callbacks)
     with in_one_sentence():
-        return import_module(OWN[verb][0]).main(args[1:])
+        return import_module(OWN[verb][0]).main(args[1 + verb.count(" ") :])
 
 
 def run() -> None:

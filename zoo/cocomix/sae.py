@@ -1,5 +1,6 @@
 """Sparse autoencoders of a teacher's hidden states, as sae-lens saves them and without its cost (CoCoMix, sec. 2.1)."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +89,14 @@ class SparseAutoencoder(nn.Module):
     @property
     def latents(self) -> int:
         return len(self.decoder)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what makes its latents: the weights, how many are active, and what is done to the states before."""
+        found = hashlib.sha256(json.dumps([self.keep, self.normalise, self.centred]).encode())
+        for _, weight in sorted(self.state_dict().items()):
+            found.update(weight.float().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     def pre(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pre-activations (..., C) of states x (..., D), in fp32 or more, and their mean and std (..., 1)."""

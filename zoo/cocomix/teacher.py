@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.cocomix.attribution import NONE, ConceptExtractor, Score
 from zoo.cocomix.sae import SparseAutoencoder
-from zoo.evals.checkpoint import open_checkpoint
+from zoo.evals.checkpoint import Checkpoint, open_checkpoint
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
@@ -56,11 +56,7 @@ class Teacher(L.Callback):
         """Raises FileNotFoundError or ValueError, in a sentence, where the teacher cannot be had or does not fit the data."""
         if self.teacher is not None:
             return
-        opened, data = open_checkpoint(_folder(self.net)), trainer.datamodule
-        if opened.tokenizer.fingerprint != data.tokenizer.fingerprint:
-            raise ValueError(f"The teacher in {self.net} has another tokenizer than the data: give data.tokenizer its own.")
-        opened.net.trunk.fits(data.context)
-        self.teacher = opened.net.requires_grad_(False).eval().to(module.device)
+        self.teacher = opened_teacher(self.net, trainer.datamodule).net.requires_grad_(False).eval().to(module.device)
         if self.sae is not None:
             sae = SparseAutoencoder.released(self.sae, self.sae_id) if self.sae_id else SparseAutoencoder.load(self.sae)
             self.extractor = ConceptExtractor(self.teacher, sae.to(module.device), self.layer, **self.choice)
@@ -89,15 +85,23 @@ class Teacher(L.Callback):
                     batch |= {"teacher": trunk.norm(trunk.blocks(states, start=self.layer)), "unembedding": trunk.unembedding}
 
 
-def _folder(name: str) -> Path:
-    """The folder of this name, or what the hub has under it."""
-    if Path(name).expanduser().is_dir() or name.count("/") > 1:
-        return Path(name)
-    from huggingface_hub import snapshot_download
+def opened_teacher(name: str, data) -> Checkpoint:
+    """The net in the folder of this name, or that the hub has under it, for windows of a DataModule.
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"There is no folder {name}, and the hub does not give it ({type(error).__name__}): give a folder of the teacher."
-        ) from None
+    Raises FileNotFoundError or ValueError, in a sentence, where it cannot be had or does not fit the data.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name.count("/") < 2:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=FILES))
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"There is no folder {name}, and the hub does not give it ({type(error).__name__}): give a folder of the teacher."
+            ) from None
+    opened = open_checkpoint(folder)
+    if opened.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        raise ValueError(f"The teacher in {name} has another tokenizer than the data: give data.tokenizer its own.")
+    opened.net.trunk.fits(data.context)
+    return opened

@@ -1,0 +1,76 @@
+"""`zoo prepare concepts`: what is kept is what the teacher says of the windows that runs read."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.zoo.cocomix.test_sae import D, saved
+from zoo.__main__ import main
+from zoo.cli import main as lightning
+from zoo.cocomix.attribution import ConceptExtractor
+from zoo.cocomix.labels import health
+from zoo.cocomix.sae import SparseAutoencoder
+from zoo.data.labels import WindowLabels
+from zoo.data.tokenizer import Bytes
+from zoo.ntp import NextToken
+from zoo.pretrained import from_pretrained, save_pretrained
+
+T = 16
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    save_pretrained(NextToken(257, T, dim=D, layers=3, heads=2, hidden=16), tmp_path / "net")
+    Bytes().save(tmp_path / "net" / "tokenizer")
+    saved(tmp_path / "sae", normalize_activations="layer_norm")
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"text {i} " * 40)
+    (tmp_path / "recipe.yaml").write_text(f"""
+model: {{class_path: zoo.module.LanguageModel, init_args: {{net: {{class_path: zoo.ntp.NextToken}}}}}}
+data: {{class_path: zoo.data.OpenWebText, init_args: {{source: files, files: ["{tmp_path}/*.txt"], tokenizer: bytes, context: {T},
+        batch: 4, eval_bytes: 200, root: "{tmp_path}/data", prepare_workers: 1}}}}
+trainer: {{max_steps: 5, accumulate_grad_batches: 2, logger: false, accelerator: cpu}}
+""")
+    return tmp_path
+
+
+def words(home, *more):
+    given = ["--teacher", str(home / "net"), "--sae", str(home / "sae"), "--layer", "2", "--out", str(home / "out")]
+    return ["prepare", "concepts", *given, "-c", str(home / "recipe.yaml"), *more]
+
+
+def test_labels_are_those_of_the_windows_that_a_run_reads(home, capsys):
+    main(words(home, "--seeds", "0,3"))
+    assert "have no label" in capsys.readouterr().out
+    data = lightning(["prepare", "-c", str(home / "recipe.yaml"), "--seed_everything=3"]).datamodule
+    data.setup()
+    extractor = ConceptExtractor(from_pretrained(home / "net"), SparseAutoencoder.load(home / "sae"), 2)
+    loaders = {"train": data.train_dataloader(), "validation": data.val_dataloader(), "test": data.test_dataloader()}
+    for split, loader in loaders.items():
+        batches = loader.batches
+        kept = WindowLabels(home / "out", split, {"corpus": data.fingerprint, "context": T})
+        for k in range(10 if split == "train" else -(-batches.scored // 4)):
+            position = np.minimum(4 * k + np.arange(4), (batches.scored or 10**9) - 1)
+            numbers = batches.window(position)
+            assert (kept[numbers] == extractor(batches[k]["tokens"]).numpy()).all()
+    before = len(WindowLabels(home / "out", "train").numbers)
+    main(words(home, "--seeds", "0"))
+    assert "0 windows labelled" in capsys.readouterr().out
+    main(words(home))
+    assert len(WindowLabels(home / "out", "train").numbers) == data.windows("train") >= before
+
+
+def test_labels_of_something_else_are_not_added_to(home):
+    main(words(home, "--seeds", "0"))
+    with pytest.raises(SystemExit, match="of score 'attribution', not 'activation'"):
+        main(words(home, "--seeds", "0", "--score", "activation"))
+    with pytest.raises(SystemExit, match=r"--seeds needs trainer\.max_steps"):
+        main(words(home, "--seeds", "0", "--trainer.max_steps=-1"))
+
+
+def test_health_in_words():
+    assert health(np.array([10, 30, 30, 30, 0])) == (
+        "  10.0% of the places have no label; 3 of 4 concepts occur, the most frequent 1 % of all are 33% of the labels; "
+        "entropy of a label 1.10 nats"
+    )

@@ -1,0 +1,111 @@
+"""`zoo prepare concepts`: runs a teacher once over the windows that training runs will read, and keeps the labels beside them."""
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+
+from zoo.cocomix.attribution import ConceptExtractor, Score
+from zoo.cocomix.sae import SparseAutoencoder
+from zoo.cocomix.teacher import opened_teacher
+from zoo.data import labels
+from zoo.data.order import permute
+from zoo.evals.checkpoint import Checkpoint
+
+
+def about(data, teacher: Checkpoint, extractor: ConceptExtractor) -> dict:
+    """What labels are of: all that they depend on, as plain values."""
+    return {
+        "corpus": data.fingerprint,
+        "context": data.context,
+        "teacher": teacher.digest[:16],
+        "layer": extractor.layer,
+        "autoencoder": extractor.sae.digest[:16],
+        "concepts": extractor.sae.latents,
+        "score": extractor.score,
+        "candidates": extractor.candidates,
+        "labels": extractor.labels,
+    }
+
+
+def windows(data, seeds: list[int] | None, micro_batches: int) -> dict[str, np.ndarray]:
+    """The numbers of the windows that runs with these seeds read in so many micro-batches, and what they are scored on.
+
+    seeds None: all windows of the training split.
+    """
+    count = data.windows("train")
+    if seeds is None:
+        train = np.arange(count)
+    else:
+        train = np.unique(np.concatenate([permute(np.arange(micro_batches * data.batch), count, seed) for seed in seeds]))
+    scored = {"validation": data.val_dataloader().batches, "test": data.test_dataloader().batches}
+    return {"train": train, **{split: each.window(np.arange(each.scored)) for split, each in scored.items()}}
+
+
+def main(words: list[str]) -> None:
+    rest = "All other words are of `zoo prepare`: recipe, overlays and settings of the runs that will read the labels."
+    parser = argparse.ArgumentParser("zoo prepare concepts", description=__doc__.split(": ", 1)[1], epilog=rest)
+    parser.add_argument(
+        "--teacher", required=True, help="folder of a saved net (ours, or transformers' GPT-2 or Llama), or a hub name"
+    )
+    parser.add_argument("--sae", required=True, help="folder that sae-lens saved, or with --sae_id the name of a release")
+    parser.add_argument("--sae_id", help='which of the release: "blocks.5.hook_resid_post"')
+    parser.add_argument("--layer", type=int, default=6, help="blocks below the states (default: %(default)s)")
+    parser.add_argument("--labels", type=int, default=4, help="K_attr, per position (default: %(default)s)")
+    parser.add_argument("--score", choices=get_args(Score), default="attribution")
+    parser.add_argument("--candidates", choices=["active", "all"], default="active")
+    parser.add_argument("--seeds", help="of the runs, 0,1,2: label what they read; default: the whole training split")
+    parser.add_argument("--out", help="folder of the labels; default: one beside the tokens, named after what the labels are of")
+    parser.add_argument("--rows", type=int, default=8, help="windows at a time (default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
+    given, rest = parser.parse_known_args(words)
+    from zoo.cli import main as lightning  # takes seconds, and --help need not wait
+
+    cli = lightning(["prepare", *rest])
+    data, trainer = cli.datamodule, cli.trainer
+    data.setup()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = opened_teacher(given.teacher, data)
+    sae = SparseAutoencoder.released(given.sae, given.sae_id) if given.sae_id else SparseAutoencoder.load(given.sae)
+    extractor = ConceptExtractor(teacher.net, sae, given.layer, given.labels, given.score, given.candidates).to(device)
+    of = about(data, teacher, extractor)
+    name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:8]
+    folder = Path(given.out) if given.out else data.folder / f"concepts-{name}"
+    seeds = None if given.seeds is None else [int(seed) for seed in given.seeds.split(",")]
+    if seeds is not None and trainer.max_steps < 1:
+        raise ValueError("--seeds needs trainer.max_steps, which says how far the runs read: set it, or leave --seeds out.")
+    wanted = windows(data, seeds, trainer.max_steps * trainer.accumulate_grad_batches * trainer.world_size)
+    seen: list[np.ndarray] = []
+
+    def make(split: str, numbers: np.ndarray) -> np.ndarray:
+        found = []
+        for first in range(0, len(numbers), given.rows):
+            starts = numbers[first : first + given.rows] * data.context
+            tokens = torch.from_numpy(data.stores[split].windows(starts, data.context + 1)).to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=given.bf16):
+                found.append(extractor(tokens).cpu().numpy())
+        seen.append(np.bincount(np.concatenate(found).ravel() + 1, minlength=sae.latents + 1))
+        return np.concatenate(found)
+
+    began = time.monotonic()
+    count = labels.write(folder, of, wanted, make, lambda line: print(line, flush=True))
+    print(f"labels: {folder}: {count:,} windows labelled in {time.monotonic() - began:.0f} s, the others were there")
+    if seen:
+        print(health(sum(seen)))
+
+
+def health(counts: np.ndarray) -> str:
+    """What labels are like, from how often each of (none, concept 0, concept 1, …) was given: (C + 1,)."""
+    none, counts = counts[0], counts[1:]
+    shares = np.sort(counts)[::-1] / max(counts.sum(), 1)
+    entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
+    top = shares[: max(1, len(shares) // 100)].sum()
+    return (
+        f"  {none / max(none + counts.sum(), 1):.1%} of the places have no label; {(counts > 0).sum():,} of {len(counts):,} "
+        f"concepts occur, the most frequent 1 % of all are {top:.0%} of the labels; entropy of a label {entropy:.2f} nats"
+    )
