@@ -42,23 +42,25 @@ class ConceptMixer(nn.Module):
         if not 1 <= keep <= concepts:
             raise ValueError(f"keep = {keep} of {concepts} concepts cannot be kept: choose 1 to {concepts}.")
         self.keep, self.chunk = keep, chunk
-        self.predictor = Linear(dim, concepts, True)
-        self.compressor = Embedding(concepts, dim)  # W of eq. 3, a row per concept: only kept rows are read
+        # Two tables with a row per concept, not maps between hidden spaces: an optimizer must not take them for hidden matrices.
+        self.predictor = Embedding(concepts, dim)
+        self.compressor = Embedding(concepts, dim)  # W of eq. 3: only kept rows are read
+        self.prior = nn.Parameter(torch.empty(concepts))  # of the logits
         self.shift = nn.Parameter(torch.empty(dim))
         self.bias = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The shift and the bias start at zero; the maps reset themselves."""
-        nn.init.zeros_(self.shift)
-        nn.init.zeros_(self.bias)
+        """The vectors start at zero; the tables reset themselves."""
+        for vector in (self.prior, self.shift, self.bias):
+            nn.init.zeros_(vector)
 
     def forward(self, h: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Mixed:
         """h (B, T, D); labels (B, T, K) int64 concepts of the teacher, below 0 where there is none; weights (B, T): how much each
         position counts in the loss, default 1."""
         x, mean, std = normalised(h)
         loss, nll, logits, ids = predict(
-            x - self.shift, self.predictor.weight, self.predictor.bias, labels, weights, self.keep, self.chunk
+            x - self.shift, self.predictor.weight, self.prior, labels, weights, self.keep, self.chunk
         )
         return Mixed(self.compress(logits, ids, mean, std).to(h.dtype), loss, nll, logits, ids)
 

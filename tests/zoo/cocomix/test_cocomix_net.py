@@ -39,7 +39,7 @@ def plain(net, given):
     trunk, mixer, x = net.trunk, net.mixer, tokens[:, :-1]
     h = trunk.blocks(trunk.embed(x), stop=2)
     mean, std = h.mean(-1, keepdim=True), h.std(-1, keepdim=True)
-    z = F.linear((h - mean) / (std + 1e-5) - mixer.shift, mixer.predictor.weight, mixer.predictor.bias)
+    z = F.linear((h - mean) / (std + 1e-5) - mixer.shift, mixer.predictor.weight, mixer.prior)
     terms = -z.log_softmax(-1).gather(-1, labels.clamp(min=0))
     known = labels >= 0
     there = known.any(-1)
@@ -181,7 +181,7 @@ def test_sizes_of_the_paper():
     with torch.device("meta"):
         net = CoCoMix(50257, 1024)
     trunk = sum(p.numel() for p in net.trunk.parameters())
-    predictor = sum(p.numel() for p in net.mixer.predictor.parameters())
+    predictor = net.mixer.predictor.weight.numel() + net.mixer.prior.numel()
     assert (round(trunk / 1e6, 2), round((trunk + predictor) / 1e6, 2)) == (51.48, 68.29)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == 85.06
 

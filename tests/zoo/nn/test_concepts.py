@@ -24,7 +24,7 @@ def plain(mixer, h, labels, weights):
     mean = h.mean(-1, keepdim=True)
     std = (h - mean).square().sum(-1, keepdim=True).div(D - 1).sqrt()
     x = (h - mean) / (std + EPS) - mixer.shift
-    z = x @ mixer.predictor.weight.T + mixer.predictor.bias
+    z = x @ mixer.predictor.weight.T + mixer.prior
     nll = torch.zeros(B, T, dtype=h.dtype)
     for b in range(B):
         for t in range(T):
@@ -74,7 +74,7 @@ def test_without_labels_the_predictor_learns_through_the_kept_logits_only(mixer,
     mixed.vectors.square().sum().backward()
     touched = mixer.predictor.weight.grad.abs().sum(1) > 0
     assert touched.nonzero().flatten().tolist() == sorted(set(mixed.ids.flatten().tolist()))
-    assert (mixer.predictor.bias.grad != 0).equal(touched)
+    assert (mixer.prior.grad != 0).equal(touched)
     assert (mixer.compressor.weight.grad.abs().sum(1) > 0).equal(touched)
 
 
@@ -125,7 +125,7 @@ def test_starts_as_the_paper_says_also_after_the_meta_device():
     mixer.to_empty(device="cpu")
     for module in mixer.modules():
         module.reset_parameters()
-    assert not mixer.shift.any() and not mixer.bias.any() and not mixer.predictor.bias.any()
+    assert not mixer.shift.any() and not mixer.bias.any() and not mixer.prior.any()
     for weight in (mixer.predictor.weight, mixer.compressor.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
 
