@@ -11,6 +11,7 @@ LIGHTNING = {
     "prepare": "build the token store of a recipe (fit does it too, when it is missing)",
 }
 OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
+    "prepare sae": ("zoo.cocomix.training", "-c RECIPE …: train a sparse autoencoder of a teacher's hidden states"),
     "prepare concepts": (
         "zoo.cocomix.labels",
         "--teacher FOLDER --sae FOLDER -c RECIPE …: label the windows of a recipe's data with a teacher's concepts",

@@ -1,0 +1,90 @@
+"""`zoo prepare sae`: what is trained explains the states, goes on after a kill, and is read by sae-lens and by us."""
+
+import json
+
+import pytest
+import torch
+
+from zoo.__main__ import main
+from zoo.cocomix import training
+from zoo.cocomix.sae import SparseAutoencoder
+from zoo.data.tokenizer import Bytes
+from zoo.ntp import NextToken
+from zoo.pretrained import save_pretrained
+
+T, D = 16, 12
+
+
+@pytest.fixture
+def home(tmp_path):
+    torch.manual_seed(0)
+    save_pretrained(NextToken(257, T, dim=D, layers=3, heads=2, hidden=16), tmp_path / "net")
+    Bytes().save(tmp_path / "net" / "tokenizer")
+    for i in range(60):
+        (tmp_path / f"{i}.txt").write_text(f"{i} lines of text, the {i * i}th\n" * 20)
+    (tmp_path / "recipe.yaml").write_text(f"""
+sae: {{teacher: "{tmp_path}/net", out: "{tmp_path}/sae", layer: 2, latents: 64, keep: 4, tokens: 3072, batch: 64,
+       lr: 0.005, warmup: 4, validate_every: 24, save_every: 16}}
+data: {{class_path: zoo.data.OpenWebText, init_args: {{source: files, files: ["{tmp_path}/*.txt"], tokenizer: bytes, context: 64,
+        batch: 4, eval_bytes: 2000, root: "{tmp_path}/data", prepare_workers: 1}}}}
+""")
+    (tmp_path / "scale.yaml").write_text(f"data: {{init_args: {{context: {T}}}}}\nmodel: {{left: alone}}\n")
+    return tmp_path
+
+
+def words(home, *more):
+    return ["prepare", "sae", "-c", str(home / "recipe.yaml"), "--config", str(home / "scale.yaml"), *more]
+
+
+def test_it_learns_goes_on_after_a_kill_and_is_left_alone_when_finished(home, monkeypatch, capsys):
+    from sae_lens import SAE
+
+    main(words(home, f"--sae.out={home}/whole"))
+    about = json.loads((home / "whole" / "settings.json").read_text())["measured"]
+    assert about["explained_variance"] > 0.3 and 0 < about["l0"] <= 4 and 0 <= about["dead"] < 1
+    assert list((home / "whole").glob("events*")) and not list((home / "whole").glob("checkpoint*"))
+    steps, kept = [0], training.SparseAutoencoder.load(home / "whole")
+
+    def dying(*args):
+        steps[0] += 1
+        if steps[0] == 2:
+            raise KeyboardInterrupt
+        return save(*args)
+
+    save = training._checkpoint
+    monkeypatch.setattr(training, "_checkpoint", dying)
+    with pytest.raises(KeyboardInterrupt):
+        main(words(home))
+    assert [place.name for place in (home / "sae").glob("checkpoint-*")] == ["checkpoint-00000016"]
+    monkeypatch.setattr(training, "_checkpoint", save)
+    with pytest.raises(SystemExit, match=r"is of latents 64, not 32; lr 0\.005, not 0\.1: give sae\.out another folder"):
+        main(words(home, "--sae.latents=32", "--sae.lr=0.1"))
+    capsys.readouterr()
+    main(words(home))
+    assert "going on after step 16 of 48" in capsys.readouterr().out
+    again = SparseAutoencoder.load(home / "sae")
+    for ours, theirs in zip(again.parameters(), kept.parameters()):
+        assert ours.equal(theirs)  # the killed run ended where the whole one did
+    main(words(home))
+    assert "is trained already" in capsys.readouterr().out
+    x = torch.randn(50, D) * 3 + 1
+    torch.testing.assert_close(again.decode(again.encode(x)), SAE.load_from_disk(home / "sae")(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--sae.batch=63", r"8 batches must be whole windows of 16 states"),
+        ("--sae.tokens=60", "at least sae.batch"),
+        ("--sae.layer=4", "choose 1 to 3"),
+        ("--sae.teacher=nowhere/at/all", "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said(home, wrong, said):
+    with pytest.raises(SystemExit, match=said):
+        main(words(home, wrong))
+
+
+def test_a_recipe_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(SystemExit, match=r"there is no recipe nothing\.yaml"):
+        main(["prepare", "sae", "-c", "nothing.yaml"])
