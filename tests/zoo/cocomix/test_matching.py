@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from zoo.cocomix.matching import active_parameters, matched_dim
+from zoo.cocomix.net import CoCoMix
+
+
+@pytest.mark.parametrize(
+    ("dim", "layers", "heads", "insert", "active", "matched"),
+    [(512, 8, 8, 3, 68.27, 624), (1024, 24, 16, 5, 388.41, 1072), (2048, 24, 16, 5, 1380.80, 2096)],
+)
+def test_widths_of_the_paper(dim, layers, heads, insert, active, matched):
+    with torch.device("meta"):
+        net = CoCoMix(50257, 1024, dim, layers, heads, insert=insert)
+    assert round(active_parameters(net) / 1e6, 2) == active and matched_dim(net) == matched
+
+
+def test_a_small_one_of_the_other_flavour():
+    with torch.device("meta"):
+        net = CoCoMix(4096, 256, 96, 8, 6, concepts=8192, keep=16, flavour="llama")
+    assert matched_dim(net, 4) % 12 == 0 and matched_dim(net, 4) > 96
