@@ -134,10 +134,11 @@ def _stale(results: Results) -> list[str]:
         lines.append(
             f"**Stale: {_count(sum(bool(replay.stale(r)) for r in results.used), all_)} made before {names} changed.** {again}"
         )
-    if older := sum(map(replay.replayed, results.used)):
+    if vouched := [found for r in results.used if record.changed(r) and (found := replay.vouching(r))]:
         lines.append(
-            f"**Replayed: {_count(older, all_)} made by earlier code.** The first {replay.STEPS} training steps, a validation "
-            "and a short test of these rows give the same numbers by that code and by the present one. Times are of the earlier."
+            f"**Replayed: {_count(len(vouched), all_)} made by earlier code.** By that code and by the present one the first "
+            f"{min(each.steps for each in vouched)} training steps of these rows, a validation and a short test give the same "
+            "numbers to the last digit. Times are of the earlier code."
         )
     return [line for each in lines for line in (each, "")][:-1]
 

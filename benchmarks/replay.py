@@ -2,16 +2,18 @@
 
 A record is stale when code of zoo/ that made it has changed since. Often that code was only moved, or something was added beside
 it, and to train for hours again would give the same numbers. So every row with stale records is begun twice, by the code of the
-commit that made them and by the code as it is now: a few training steps, a validation and a short test with the settings of the
-record. Where all losses and scores are equal, a replay is written to benchmarks/replays (committed), and the page says "replayed"
-in place of "stale". Where they are not, the differences are printed and the records stay stale. Times are of the old code in any
-case; a spec that is about times has to be run again.
+commit that made them and by the code as it is now, each from a small token store that it builds itself: a few training steps, a
+validation and a short test, otherwise with the settings of the record. Where losses, scores, weights, the optimizer's state and
+what was sampled are equal to the last digit, a replay is written to benchmarks/replays (committed), and the page says "replayed"
+in place of "stale". Where they are not, the differences are printed and the records stay stale. What a few steps cannot show is
+not claimed: times are of the old code, and a change in zoo/evals, whose scores are trivial for so young a net, is never cleared.
 """
 
 import argparse
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,25 +25,28 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import yaml
+
 from benchmarks import record
 from benchmarks.record import TIMES, Record
 from benchmarks.spec import ROOT, Spec, load, spelt
 from benchmarks.typed import typed
 
 STEPS = 3
-TOLERANCE = 1e-6  # relative; what was merely moved differs by 0
 # What a run is cut to. Without a warm-up, so that the steps move the weights.
 CUT = {
     "trainer.max_steps": STEPS,
     "trainer.val_check_interval": STEPS,
     "trainer.limit_val_batches": 2,
     "trainer.limit_test_batches": 2,
+    "data.init_args.megabytes": 4,
     "data.init_args.eval_bytes": 100_000,
     "model.init_args.warmup": 1,
 }
 # Runs in a process with either code first on its path, so it may not import this package.
 CHILD = """
-import json, sys
+import hashlib, json, math, sys
+from pathlib import Path
 import lightning as L
 import zoo.cli
 
@@ -52,24 +57,34 @@ class Losses(L.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.found.append(float(outputs["loss"]))
 
+def squares(tensors):
+    return math.fsum(float(t.detach().double().square().sum()) for t in tensors)
+
 losses = Losses()
 cli = zoo.cli.main(json.loads(sys.argv[1]), [losses])
 numbers = {f"loss of step {i}": loss for i, loss in enumerate(losses.found, 1)}
 numbers |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+numbers["weights"] = squares(cli.model.net.parameters())
+states = [s for o in cli.trainer.optimizers for s in o.state.values()]
+numbers["optimizer"] = squares(t for state in states for t in state.values() if hasattr(t, "square"))
 cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
 numbers |= {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 numbers["parameters"] = float(sum(p.numel() for p in cli.model.net.parameters()))
+for path in sorted(Path(cli.trainer.log_dir or ".").glob("samples/*.jsonl")):
+    texts = [json.loads(line)["completion"] for line in path.read_text().splitlines()]
+    numbers[f"{path.stem.split('-')[0]} samples"] = float(int(hashlib.sha256(repr(texts).encode()).hexdigest()[:12], 16))
 files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "zoo" and getattr(m, "__file__", None)]
 with open(sys.argv[2], "w") as file:
     json.dump({"numbers": numbers, "files": files}, file)
 """
+_SAVED = re.compile(r"(?<![\w./-])runs/[\w./-]*/pretrained")
 
 
 @dataclass(frozen=True)
 class Replay:
     """A row that was begun by the code `before` and by the code `after` (file -> hash), with equal numbers.
 
-    keys: of the records it stands for, one a seed. compared: how many numbers; difference: the largest relative one.
+    keys: of the records it stands for, one a seed. compared: how many numbers that were not 0; commit: of `before`; date: UTC.
     """
 
     recipe: str
@@ -79,9 +94,9 @@ class Replay:
     after: dict[str, str]
     steps: int
     compared: int
-    difference: float
-    commit: str  # of `before`
-    date: str  # UTC
+    commit: str
+    date: str
+    versions: dict[str, str]
 
 
 def folder() -> Path:
@@ -90,57 +105,66 @@ def folder() -> Path:
 
 @functools.cache
 def replays(place: Path) -> tuple[Replay, ...]:
-    """All replays under `place`."""
-    paths = sorted(place.rglob("*.json"))
-    return tuple(typed(Replay, json.loads(path.read_text(encoding="utf-8")), "", path.name) for path in paths)
+    """All replays under `place`. ValueError for a file that is none."""
+    found = []
+    for path in sorted(place.rglob("*.json")):
+        try:
+            found.append(typed(Replay, json.loads(path.read_text(encoding="utf-8")), "", path.name))
+        except ValueError as error:
+            raise ValueError(f"{path.name} is not a readable replay ({error}): delete it, or restore it from git.") from None
+    return tuple(found)
+
+
+def vouching(made: Record) -> Replay | None:
+    """The replay that compared the code of this record with the code as it is now."""
+    known = [each for each in replays(folder()) if made.key in each.keys and each.before == made.code]
+    return next((each for each in known if not record.changed(replace(made, code=each.after))), None)
 
 
 def stale(made: Record) -> list[str]:
-    """Files of zoo/ that changed since the record was made, unless a replay compared its code with the code as it is now."""
+    """Files of zoo/ that changed since the record was made, unless a replay vouches for it."""
     files = record.changed(made)
-    compared = [each for each in replays(folder()) if made.key in each.keys and each.before == made.code] if files else []
-    return [] if any(not record.changed(replace(made, code=each.after)) for each in compared) else files
+    return [] if files and vouching(made) else files
 
 
 def replayed(made: Record) -> bool:
-    """Whether the record is of older code, and replays say that its numbers are those of the code as it is now."""
-    return bool(record.changed(made)) and not stale(made)
+    """Whether the record is of older code, and a replay says that its numbers are those of the code as it is now."""
+    return bool(record.changed(made)) and vouching(made) is not None
 
 
 def cut(made: Record, spec: Spec) -> list[str]:
     """What `zoo` is given for the beginning of this record's run: its own words, then what cuts it short."""
     words = [word for word in shlex.split(made.command)[1:] if not word.startswith("--trainer.logger.")]
     changed = {**CUT, "trainer.logger.init_args.version": f"replay-{made.key}"}
-    quick = spec.scales["smoke"].overrides.get("trainer.callbacks") if "smoke" in spec.scales else None
-    if quick and any(word.startswith("--trainer.callbacks=") for word in words):
-        changed["trainer.callbacks"] = quick  # the same scores of fewer problems
+    own = [word.partition("=")[2] for word in words if word.startswith("--trainer.callbacks=")]
+    if own:  # the same callbacks, as short as the smoke scale has them
+        smoke = spec.scales["smoke"].overrides if "smoke" in spec.scales else {}
+        quick = {each["class_path"]: each for each in smoke.get("trainer.callbacks", [])}
+        changed["trainer.callbacks"] = [quick.get(each["class_path"], each) for each in yaml.safe_load(own[-1])]
     return words + [f"--{key}={spelt(value)}" for key, value in changed.items()]
 
 
-def differences(old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
-    """By name the relative difference of each number of `old` from that in `new` (infinite where there is none); no times."""
-    found = {}
-    for name, value in old.items():
-        if name.split("@")[0] not in TIMES:
-            other = new.get(name, float("nan"))
-            scale = max(abs(value), abs(other), 1e-12)
-            found[name] = float("inf") if other != other else abs(value - other) / scale
-    return found
+def differences(old: dict[str, float], new: dict[str, float]) -> list[str]:
+    """Names of the numbers of `old` that `new` has not, or not to the last digit."""
+    equal = lambda a, b: a == b or (a != a and b is not None and b != b)
+    return [name for name, value in old.items() if not equal(value, new.get(name))]
 
 
 @contextmanager
-def checkout(commit: str) -> Iterator[Path]:
-    """The code of a commit in a folder of its own, with this checkout's token stores."""
+def checkout(commit: str, nets: list[str]) -> Iterator[Path]:
+    """The code of a commit in a folder of its own, with the saved nets of this checkout that a run starts from."""
     with tempfile.TemporaryDirectory(prefix="zoo-replay-") as place:
         tree = Path(place) / "then"
+        subprocess.run(["git", "worktree", "prune"], cwd=ROOT, capture_output=True)
         done = subprocess.run(
             ["git", "worktree", "add", "-q", "--detach", tree, commit], cwd=ROOT, capture_output=True, text=True
         )
         if done.returncode:
             raise ValueError(f"the code of commit {commit[:10]} is not in this clone ({done.stderr.strip()}): fetch its history.")
         try:
-            (ROOT / "data").mkdir(exist_ok=True)
-            os.symlink(ROOT / "data", tree / "data")
+            for net in nets:
+                (tree / net).parent.mkdir(parents=True)
+                os.symlink(ROOT / net, tree / net)
             yield tree
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, capture_output=True)
@@ -148,50 +172,76 @@ def checkout(commit: str) -> Iterator[Path]:
 
 def begin(words: list[str], tree: Path) -> tuple[dict[str, float], dict[str, str]]:
     """Begin a run with the code in `tree`: its numbers, and the hashes of the files of zoo/ that it imported."""
-    with tempfile.NamedTemporaryFile("r", suffix=".json") as out:
-        command = [sys.executable, "-c", CHILD, json.dumps(words), out.name]
+    with tempfile.TemporaryDirectory(prefix="zoo-replay-") as place:
+        out = Path(place) / "found.json"
+        command = [sys.executable, "-c", CHILD, json.dumps([*words, f"--data.init_args.root={place}"]), out]
         done = subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise ValueError(f"a replay failed: {said[-1] if said else f'exit status {done.returncode}'}")
-        found = json.loads(out.read())
+        found = json.loads(out.read_text())
     paths = sorted({Path(file).resolve() for file in found["files"]})
-    return found["numbers"], {path.relative_to(tree.resolve()).as_posix(): record.code_hash(path) for path in paths}
+    numbers = {name: value for name, value in found["numbers"].items() if name.split("@")[0] not in TIMES}
+    return numbers, {path.relative_to(tree.resolve()).as_posix(): record.code_hash(path) for path in paths}
 
 
 def replay(made: list[Record], spec: Spec) -> Replay:
     """Replay records of one row, of the same code and different seeds; ValueError says why they stay stale."""
     first = made[0]
-    if first.dirty or not first.commit:
-        raise ValueError("its code was never committed as it was: run it again.")
-    if not first.tokens:
-        raise ValueError("it measures a saved net and trains nothing: run it again.")
+    _refuse(made)
     words = cut(first, spec)
-    with checkout(first.commit) as tree:
-        lost = [name for name, digest in first.code.items() if record.code_hash(tree / name) != digest]
-        if lost:
+    nets = sorted(set(_SAVED.findall(" ".join(words))))
+    if lost := [net for net in nets if not (ROOT / net).exists()]:
+        raise ValueError(f"it starts from {lost[0]}, which is not here: run it again.")
+    with checkout(first.commit, nets) as tree:
+        if lost := [name for name, code in first.code.items() if record.code_hash(tree / name) != code]:
             raise ValueError(f"{lost[0]} of commit {first.commit[:10]} is not the code that made it: run it again.")
-        old, _ = begin(words, tree)
+        old, reached = begin(words, tree)
     try:
         new, after = begin(words, ROOT)
     finally:
         for left in (ROOT / "runs").glob(f"*/replay-{first.key}"):
             shutil.rmtree(left)
-    found = differences(old, new)
-    wrong = {name: gap for name, gap in found.items() if gap > TOLERANCE}
-    if wrong:
-        listed = ", ".join(f"{name} {old[name]:.8g} then, {new.get(name, float('nan')):.8g} now" for name in list(wrong)[:3])
-        raise ValueError(f"{len(wrong)} of {len(found)} numbers differ ({listed}): run it again.")
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    changed = record.changed(first)
+    if hidden := [name for name in changed if name not in reached or (name not in after and (ROOT / name).exists())]:
+        raise ValueError(f"{hidden[0]} changed and its first steps do not reach it: run it again.")
+    if wrong := differences(old, new):
+        listed = ", ".join(f"{name} {old[name]:.17g} then, {new.get(name, float('nan')):.17g} now" for name in wrong[:3])
+        raise ValueError(f"{len(wrong)} of {len(old)} numbers differ ({listed}): run it again.")
+    kept = {name: code for name, code in first.code.items() if name not in changed}  # also what these steps did not import
+    now = record.provenance()
+    date, versions = datetime.now(timezone.utc).isoformat(timespec="seconds"), now["versions"]
+    told = sum(value != 0 for value in old.values())
     keys = sorted(each.key for each in made)
-    return Replay(first.recipe, first.run, keys, first.code, after, STEPS, len(found), max(found.values()), first.commit, now)
+    return Replay(
+        first.recipe, first.run, keys, first.code, {**kept, **after}, STEPS, told, first.commit, date, versions
+    )  # fmt: skip
+
+
+def _refuse(made: list[Record]) -> None:
+    """ValueError for records that a few steps on this machine say nothing of."""
+    import torch
+
+    first = made[0]
+    if any(each.dirty or not each.commit for each in made):
+        raise ValueError("its code was never committed as it was: run it again.")
+    if not first.tokens:
+        raise ValueError("it measures a saved net and trains nothing: run it again.")
+    if first.device.endswith("threads") == torch.cuda.is_available():
+        raise ValueError(f"it was measured on {first.device}, another kind of device than this machine's: replay it there.")
+    if first.config.get("data", {}).get("init_args", {}).get("source") != "installed":
+        raise ValueError("its text is not the embedded one, of which each code builds a small store: run it again.")
+    if scores := [name for name in record.changed(first) if name.startswith("zoo/evals/")]:
+        raise ValueError(f"{scores[0]} changed, and what it scores is trivial for a net of {STEPS} steps: run it again.")
 
 
 def save(made: Replay) -> Path:
-    """Write the replay; it takes the place of an earlier one of the same records."""
+    """Write the replay, whole or not at all; it takes the place of an earlier one of the same records."""
     path = folder() / made.recipe / f"{made.run}-{record.digest(' '.join(made.keys))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(made), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(made), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(path)
     replays.cache_clear()
     return path
 
@@ -203,8 +253,13 @@ def groups(spec: Spec, scale: str, records: list[Record]) -> list[list[Record]]:
     found: dict[tuple, list[Record]] = {}
     for made in Results(spec, scale, records).used:
         if stale(made):
-            found.setdefault((made.recipe, made.run, made.commit, tuple(sorted(made.code.items()))), []).append(made)
+            found.setdefault((_unseeded(made.command), made.commit, tuple(sorted(made.code.items()))), []).append(made)
     return [sorted(group, key=lambda r: r.seed) for group in found.values()]
+
+
+def _unseeded(command: str) -> tuple[str, ...]:
+    """The words of a run that its seeds share."""
+    return tuple(word for word in shlex.split(command) if not word.startswith(("--seed_everything=", "--trainer.logger.")))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -231,7 +286,7 @@ def main(args: list[str] | None = None) -> int:
             stays += 1
             continue
         save(made)
-        print(f"{name}: {made.compared} numbers of {STEPS} steps are equal (largest relative difference {made.difference:.1g})")
+        print(f"{name}: {made.compared} numbers of {STEPS} steps are equal to the last digit", flush=True)
     if not todo:
         print(f"{spec.name} has no stale record at scale {given.scale}.")
     elif given.scale not in record.OWN_SCALES:
