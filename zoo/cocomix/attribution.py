@@ -89,11 +89,11 @@ class ConceptExtractor(nn.Module):
     def _gradient(self, h: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """d/dh (B, T, D) of the teacher's summed nll: only the blocks above run again, and no weight gets a gradient."""
         trunk = self.teacher.trunk
-        with torch.enable_grad():
-            state = h.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():  # Lightning tests and validates in inference mode
+            state, targets = h.clone().requires_grad_(), tokens[:, 1:].clone()
             top = trunk.norm(trunk.blocks(state, start=self.layer))
             weights = None if mask is None else mask[:, 1:].to(torch.promote_types(h.dtype, torch.float32))
-            loss, _ = linear_cross_entropy(top, trunk.unembedding, tokens[:, 1:], weights)
+            loss, _ = linear_cross_entropy(top, trunk.unembedding, targets, weights)
             return torch.autograd.grad(loss, state)[0]
 
     def _chosen(self, h: Tensor, gradient: Tensor | None, tokens: Tensor) -> Tensor:

@@ -16,14 +16,16 @@ from zoo.cocomix.teacher import opened_teacher
 from zoo.data import labels
 from zoo.data.order import permute
 from zoo.evals.checkpoint import Checkpoint
+from zoo.pretrained import CONFIG
 
 
-def about(data, teacher: Checkpoint, extractor: ConceptExtractor) -> dict:
+def about(data, teacher: Checkpoint, extractor: ConceptExtractor, bf16: bool) -> dict:
     """What labels are of: all that they depend on, as plain values."""
     return {
         "corpus": data.fingerprint,
         "context": data.context,
-        "teacher": teacher.digest[:16],
+        "teacher": hashlib.sha256((teacher.digest + (teacher.folder / CONFIG).read_text()).encode()).hexdigest()[:16],
+        "products": "bfloat16" if bf16 else "float32",
         "layer": extractor.layer,
         "autoencoder": extractor.sae.digest[:16],
         "concepts": extractor.sae.latents,
@@ -72,8 +74,12 @@ def main(words: list[str]) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = opened_teacher(given.teacher, data)
     sae = SparseAutoencoder.released(given.sae, given.sae_id) if given.sae_id else SparseAutoencoder.load(given.sae)
+    if sae.latents >= labels.NONE:
+        raise ValueError(
+            f"The autoencoder has {sae.latents} latents and labels are 16 bits wide: take one of fewer than {labels.NONE}."
+        )
     extractor = ConceptExtractor(teacher.net, sae, given.layer, given.labels, given.score, given.candidates).to(device)
-    of = about(data, teacher, extractor)
+    of = about(data, teacher, extractor, given.bf16)
     name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(given.out) if given.out else data.folder / f"concepts-{name}"
     seeds = None if given.seeds is None else [int(seed) for seed in given.seeds.split(",")]

@@ -24,7 +24,7 @@ def matched_dim(net: CoCoMix, multiple: int = 16) -> int:
     """
     wanted, heads = active_parameters(net), net.trunk.heads
     step = math.lcm(multiple, heads * (1 if net.trunk.flavour == "gpt2" else 2))
-    settings = {name: net.config[name] for name in ("vocab", "layers", "heads", "flavour", "tied")}
+    settings = {name: net.config[name] for name in ("vocab", "layers", "heads", "flavour", "tied")}  # hidden follows dim
 
     def gap(dim: int) -> int:
         with torch.device("meta"):

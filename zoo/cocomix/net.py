@@ -86,13 +86,14 @@ class CoCoMix(nn.Module):
         )
         self.trunk.fits(context)
         self.guide = {"concepts": "concepts", "states": "states"}.get(inserted)  # what of the batch the mixer learns from
+        mixes = mixing != "none"
         if inserted == "concepts":
-            self.mixer = ConceptMixer(dim, concepts, keep, chunk)
+            self.mixer = ConceptMixer(dim, concepts, keep, chunk, mixes)
         elif inserted == "states":
-            self.mixer = StateMixer(dim, teacher_dim, regression)
-        elif inserted == "pause":
+            self.mixer = StateMixer(dim, teacher_dim, regression, mixes)
+        elif inserted == "pause" and mixes:
             self.mixer = PauseMixer(dim)
-        elif inserted == "nothing":
+        elif inserted in ("nothing", "pause"):
             self.mixer = None
         else:
             raise ValueError(f"inserted is 'concepts', 'pause', 'states' or 'nothing', not {inserted!r}.")
@@ -112,7 +113,7 @@ class CoCoMix(nn.Module):
         tokens, counted = batch["tokens"], batch["mask"][:, 1:]
         exact = torch.promote_types(self.trunk.embedding.weight.dtype, torch.float32)
         shares = counted.to(exact) / counted.sum().clamp(min=1)
-        wanted, known = self._wanted(batch)
+        wanted, known = self._wanted(batch, counted)
         h, mixed = self._hidden(tokens[:, :-1], wanted, None if known is None else known.to(exact) / known.sum().clamp(min=1))
         table, targets, loss = self.trunk.unembedding, tokens[:, 1:], 0.0
         parts = {}
@@ -128,17 +129,25 @@ class CoCoMix(nn.Module):
             parts[self.guide.removesuffix("s")] = ((mixed.terms * known).sum().float(), known.sum().float())
         return {"loss": loss, "parts": parts}
 
-    def _wanted(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """What the mixer is to predict, and the positions (B, T) bool at which there is something; None and None without it.
+    def _wanted(self, batch: dict[str, Tensor], counted: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the mixer is to predict, and the positions (B, T) bool at which it counts; None and None without it.
 
-        With λ = 0 it is left out in training, and measured in validation.
+        With λ = 0 it is left out in training, and measured in validation. Raises ValueError where training lacks a teacher.
         """
+        if torch.is_grad_enabled():
+            missing = [self.guide] if self.guide and self.lam and self.guide not in batch else []
+            missing += ["teacher"] if self.kd and "teacher" not in batch else []
+            if missing:
+                raise ValueError(
+                    f"The batch has no {missing[0]!r} to learn from: add zoo.cocomix.teacher.Teacher to trainer.callbacks, "
+                    f"or set {'kd' if missing[0] == 'teacher' else 'lam'} to 0."
+                )
         if self.guide not in batch or (not self.lam and torch.is_grad_enabled()):
             return None, None
         if self.guide == "states":
-            return batch["states"], torch.ones_like(batch["tokens"][:, 1:], dtype=torch.bool)
+            return batch["states"], counted
         labels = batch["concepts"][:, :-1]
-        return labels, (labels >= 0).any(-1)
+        return labels, counted & (labels >= 0).any(-1)
 
     @torch.no_grad()
     def nll(self, batch: dict[str, Tensor]) -> Tensor:
@@ -149,7 +158,7 @@ class CoCoMix(nn.Module):
     def _hidden(self, tokens: Tensor, wanted: Tensor | None = None, weights: Tensor | None = None) -> tuple[Tensor, Mixed | None]:
         """What the unembedding sees of tokens (B, T): (B, T, D), and what was mixed in."""
         h = self.trunk.blocks(self.trunk.embed(tokens), stop=self.insert)
-        mixed = None if self.mixer is None else self.mixer(h, wanted, weights)
+        mixed = None if self.mixer is None or (self.mixing == "none" and wanted is None) else self.mixer(h, wanted, weights)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         return self.trunk.norm(self._above(h, mixed, positions)), mixed
 
@@ -178,7 +187,7 @@ class CoCoMix(nn.Module):
         positions = cache.positions(tokens.shape[1]) if positions is None else positions
         lower, upper = (cache.lower, cache.upper) if isinstance(cache, DoubledCache) else (cache, cache)
         h = self.trunk.blocks(self.trunk.embed(tokens, positions), stop=self.insert, positions=positions, mask=mask, cache=lower)
-        h = self._above(h, None if self.mixer is None else self.mixer(h), positions, mask, upper)
+        h = self._above(h, None if self.mixing == "none" else self.mixer(h), positions, mask, upper)
         cache.advance(tokens.shape[1])
         return self.trunk.norm(h)[:, :, None]
 

@@ -28,8 +28,8 @@ class Teacher(L.Callback):
         layer: blocks below the states (6 of GPT-2's 12: "layer index 5").
         labels, score, candidates: of `ConceptExtractor`.
 
-    The teacher is no part of the student: not in its parameters, checkpoints or FLOPs. Under autocast its products run in the
-    same type as the student's.
+    The teacher is no part of the student, its parameters or its checkpoints. Under autocast its products run in the same type as
+    the student's.
     """
 
     def __init__(
@@ -56,10 +56,16 @@ class Teacher(L.Callback):
         """Raises FileNotFoundError or ValueError, in a sentence, where the teacher cannot be had or does not fit the data."""
         if self.teacher is not None:
             return
-        self.teacher = opened_teacher(self.net, trainer.datamodule).net.requires_grad_(False).eval().to(module.device)
+        opened, device = opened_teacher(self.net, trainer.datamodule), trainer.strategy.root_device  # the module moves later
+        if "logits" in self.gives and opened.net.vocab != module.vocab:
+            raise ValueError(
+                f"The teacher in {self.net} has {opened.net.vocab} token ids and the student {module.vocab}: their logits cannot "
+                "be compared, leave logits out of `gives`."
+            )
+        self.teacher = opened.net.requires_grad_(False).eval().to(device)
         if self.sae is not None:
             sae = SparseAutoencoder.released(self.sae, self.sae_id) if self.sae_id else SparseAutoencoder.load(self.sae)
-            self.extractor = ConceptExtractor(self.teacher, sae.to(module.device), self.layer, **self.choice)
+            self.extractor = ConceptExtractor(self.teacher, sae.to(device), self.layer, **self.choice)
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         self._read(trainer, batch)

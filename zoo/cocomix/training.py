@@ -17,9 +17,11 @@ from zoo.cocomix.sae import CONFIG, SparseAutoencoder
 from zoo.cocomix.teacher import opened_teacher
 from zoo.data.order import permute
 from zoo.data.shards import write_json
+from zoo.data.store import locked
 from zoo.nn.concepts import normalised
 
 SETTINGS = "settings.json"  # of the run, in its folder and in each checkpoint: who asks for other ones starts elsewhere
+OVERLAY = ("model", "trainer", "last", "best", "meter", "board", "export")  # of scale overlays, which are of training runs
 GROUP = 8  # steps whose activations are shuffled together
 
 
@@ -51,7 +53,7 @@ def train(
         layer: blocks below the states.
         latents, keep: C, and how many are active (K_SAE).
         tokens: states to train on, in steps of `batch`.
-        lr, warmup: peak of Adam's learning rate, which falls to a tenth in the last fifth, and its warm-up steps.
+        lr, warmup: peak of Adam's learning rate, which falls to 0 in the last fifth of the steps, and its warm-up steps.
         dead_after: steps without activity after which a latent counts as dead; aux: weight of the loss that revives them.
         bf16: autoencoder's products in bfloat16.
         validate_every, save_every: steps; a checkpoint falls on a multiple of 8.
@@ -61,29 +63,40 @@ def train(
     split: explained_variance, overall, of the first and of the last position (and a figure of all), l0, dead (share of latents
     that no state there makes active). Returns these. Raises ValueError, in a sentence, where sizes or folders do not fit.
     """
+    opened, folder, steps = opened_teacher(teacher, data), Path(out), tokens // batch
+    settings = {"teacher": opened.digest[:16], "corpus": data.fingerprint, "context": data.context, "layer": layer, "keep": keep,
+                "latents": latents, "tokens": tokens, "batch": batch, "lr": lr, "warmup": warmup, "dead_after": dead_after,
+                "aux": aux, "bf16": bf16, "seed": seed}  # fmt: skip
+    _refuse(batch, data.context, steps, warmup, layer, len(opened.net.trunk.layers))
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        return _train(opened.net, data, folder, settings, steps, validate_every, save_every)
+
+
+def _train(net, data, folder: Path, settings: dict, steps: int, validate_every: int, save_every: int) -> dict[str, float]:
+    """`train`, in a folder that is this process's alone."""
     from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
     from torch.utils.tensorboard import SummaryWriter
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    opened, folder, steps = opened_teacher(teacher, data), Path(out), tokens // batch
-    settings = {"teacher": opened.digest[:16], "corpus": data.fingerprint, "context": data.context, "layer": layer, "keep": keep,
-                "latents": latents, "tokens": tokens, "batch": batch, "lr": lr, "warmup": warmup, "dead_after": dead_after,
-                "aux": aux, "bf16": bf16, "seed": seed}  # fmt: skip
-    _refuse(batch, data.context, steps, layer, len(opened.net.trunk.layers))
+    batch, seed, lr = (settings[name] for name in ("batch", "seed", "lr"))
     started = _started(folder, settings)
     if (folder / CONFIG).exists():
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old)
         print(f"autoencoder: {folder} is trained already", flush=True)
         return json.loads((folder / SETTINGS).read_text())["measured"]
-    states = _States(opened.net.to(device).requires_grad_(False).eval(), layer, data, device)
+    states = _States(net.to(device).requires_grad_(False).eval(), settings["layer"], data, device)
     torch.manual_seed(seed)
-    sizes = {"d_in": opened.net.trunk.dim, "d_sae": latents, "k": keep}
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes, aux_loss_coefficient=aux, normalize_activations="none", device=device))
+    sizes = {"d_in": net.trunk.dim, "d_sae": settings["latents"], "k": settings["keep"], "aux_loss_coefficient": settings["aux"]}
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes, normalize_activations="none", device=device))
     if started:
         sae = TopKTrainingSAE.load_from_disk(started, device=device)
-    decay = {"lr_end": lr / 10, "lr_warm_up_steps": warmup, "lr_decay_steps": steps // 5}
-    config = SAETrainerConfig(tokens, batch, lr, **decay, device=device, autocast=bf16, dead_feature_window=dead_after)
+    rates = {"lr_end": lr, "lr_warm_up_steps": settings["warmup"], "lr_decay_steps": steps // 5}  # lr_end: until it decays, to 0
+    config = SAETrainerConfig(settings["tokens"], batch, lr, **rates, device=device, autocast=settings["bf16"],
+                              dead_feature_window=settings["dead_after"])  # fmt: skip
     trainer = SAETrainer(config, sae, iter(()))
     if started:
         trainer.load_trainer_state(started)
@@ -110,13 +123,15 @@ def train(
     return measured
 
 
-def _refuse(batch: int, context: int, steps: int, layer: int, depth: int) -> None:
+def _refuse(batch: int, context: int, steps: int, warmup: int, layer: int, depth: int) -> None:
     if GROUP * batch % context:
         raise ValueError(
             f"sae.batch = {batch}: {GROUP} batches must be whole windows of {context} states; take a multiple of it."
         )
     if steps < 1:
         raise ValueError(f"sae.tokens must be at least sae.batch ({batch}), one step.")
+    if warmup > steps - steps // 5:
+        raise ValueError(f"sae.warmup = {warmup} of {steps} steps, of which the last {steps // 5} decay: make it shorter.")
     if not 0 < layer <= depth:
         raise ValueError(f"sae.layer = {layer} of a teacher with {depth} blocks: choose 1 to {depth}.")
 
@@ -218,7 +233,6 @@ def _checkpoint(folder: Path, trainer, settings: dict) -> None:
 
 def _started(folder: Path, settings: dict) -> Path | None:
     """The newest whole checkpoint of these settings, if any. ValueError where the folder is of other settings."""
-    folder.mkdir(parents=True, exist_ok=True)
     whole = sorted(place.parent for place in folder.glob(f"checkpoint-*/{SETTINGS}"))
     for place in [*whole, *([folder] if (folder / SETTINGS).exists() else [])]:
         theirs = json.loads((place / SETTINGS).read_text())
@@ -245,42 +259,29 @@ def main(words: list[str]) -> dict[str, Any]:
 
     A recipe has the sections sae, the arguments of `train`, and data; what else an overlay holds is left alone.
     """
-    from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
 
-    parser = ArgumentParser("zoo prepare sae", description=__doc__.split(": ", 1)[1], parser_mode="omegaconf+")
+    from zoo.cli import Parser, check_top_level_keys, config_files  # takes seconds
+
+    parser = Parser(prog="zoo prepare sae", description=__doc__.split(": ", 1)[1], parser_mode="omegaconf+")
     parser.add_argument("-c", "--config", action="append", metavar="FILE", help="recipe, then overlays (may be repeated)")
     parser.add_function_arguments(train, "sae", skip={"data"})
     parser.add_subclass_arguments(LightningDataModule, "data")
-    files, rest = _files(words)
+    check_top_level_keys(words, ["sae", "data", *OVERLAY])
     sections: dict[str, Any] = {}
-    for file in files:
-        path = Path(file)
+    for path in config_files(words):
         if not path.is_file():
             raise FileNotFoundError(f"there is no recipe {path}; recipes are under recipes/, scales under recipes/scales/.")
-        _merge(
-            sections, {key: value for key, value in (yaml.safe_load(path.read_text()) or {}).items() if key in ("sae", "data")}
-        )
-    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(sections)]
-    given = parser.parse_args([*words, *rest])
+        _merge(sections, {key: value for key, value in (yaml.safe_load(path.read_text()) or {}).items() if key not in OVERLAY})
+    files = [str(path) for path in config_files(words)]
+    rest = [word for word in words if word not in ("-c", "--config", *files) and not word.startswith(("-c=", "--config="))]
+    layered = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(sections)]
+    given = parser.parse_args([*layered, *rest])
     made = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
     data = made(given).data
     data.prepare_data()
     data.setup()
     return train(data, **vars(given.sae))
-
-
-def _files(words: list[str]) -> tuple[list[str], list[str]]:
-    """The values of -c and --config, and the other words."""
-    files, rest, left = [], [], iter(words)
-    for word in left:
-        if word in ("-c", "--config"):
-            files.append(next(left, ""))
-        elif word.startswith(("-c=", "--config=")):
-            files.append(word.split("=", 1)[1])
-        else:
-            rest.append(word)
-    return files, rest
 
 
 def _merge(base: dict, top: dict) -> None:

@@ -58,7 +58,8 @@ def _write_split(folder: Path, about: dict, split: str, wanted: np.ndarray, make
         numbers = missing[start : start + SHARD]
         ids = make(split, numbers)
         if ids.shape != (len(numbers), about["context"], about["labels"]) or ids.max() >= NONE:
-            raise ValueError(f"labels of shape {ids.shape} and ids up to {ids.max()} do not fit (windows, T, K) and uint16")
+            wanted = (len(numbers), about["context"], about["labels"])
+            raise ValueError(f"ids of shape {ids.shape} up to {ids.max()} are no labels: make them {wanted}, below {NONE}.")
         stem = folder / f"{split}-{first + start // SHARD:05d}"
         _whole(stem.with_suffix(".windows"), numbers.astype("<i8").tobytes())
         _whole(stem.with_suffix(".ids"), np.where(ids < 0, NONE, ids).astype("<u2").tobytes())  # last: now the shard counts

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.losses import accumulator, product_type, scaled
+from zoo.nn.losses import _add_outer, accumulator, product_type
 from zoo.nn.transformer import Embedding, Linear
 
 EPS = 1e-5  # added to the standard deviation, as the teacher's sparse autoencoder does
@@ -16,11 +16,12 @@ EPS = 1e-5  # added to the standard deviation, as the teacher's sparse autoencod
 class Mixed(NamedTuple):
     """What a mixer makes of hidden states (B, T, D).
 
-    vectors (B, T, D): one per state, to be mixed in. loss: scalar with graph, the weighted sum of `terms` (B, T), which are
-    without; 0 where there was nothing to learn. logits, ids (B, T, k): the concepts that were kept, if it predicts any.
+    vectors (B, T, D): one per state, to be mixed in, unless it only predicts. loss: scalar with graph, the weighted sum of
+    `terms` (B, T), which are without; 0 where there was nothing to learn. logits, ids (B, T, k): the concepts that were kept,
+    if it predicts any.
     """
 
-    vectors: Tensor
+    vectors: Tensor | None
     loss: Tensor
     terms: Tensor
     logits: Tensor | None = None
@@ -34,26 +35,27 @@ class ConceptMixer(nn.Module):
     taken off before the prediction and added to the result (as the released code does; the paper says "linear head").
 
     concepts: number of concepts C. keep: how many logits survive, with their sign (K_SAE, App. A). chunk: rows whose C logits
-    exist at a time.
+    exist at a time. mixes: False predicts only, and has no compressor.
     """
 
-    def __init__(self, dim: int, concepts: int = 32768, keep: int = 32, chunk: int | None = None):
+    def __init__(self, dim: int, concepts: int = 32768, keep: int = 32, chunk: int | None = None, mixes: bool = True):
         super().__init__()
         if not 1 <= keep <= concepts:
             raise ValueError(f"keep = {keep} of {concepts} concepts cannot be kept: choose 1 to {concepts}.")
         self.keep, self.chunk = keep, chunk
         # Two tables with a row per concept, not maps between hidden spaces: an optimizer must not take them for hidden matrices.
         self.predictor = Embedding(concepts, dim)
-        self.compressor = Embedding(concepts, dim)  # W of eq. 3: only kept rows are read
+        self.compressor = Embedding(concepts, dim) if mixes else None  # W of eq. 3: only kept rows are read
         self.prior = nn.Parameter(torch.empty(concepts))  # of the logits
         self.shift = nn.Parameter(torch.empty(dim))
-        self.bias = nn.Parameter(torch.empty(dim))
+        self.bias = nn.Parameter(torch.empty(dim)) if mixes else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """The vectors start at zero; the tables reset themselves."""
         for vector in (self.prior, self.shift, self.bias):
-            nn.init.zeros_(vector)
+            if vector is not None:
+                nn.init.zeros_(vector)
 
     def forward(self, h: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Mixed:
         """h (B, T, D); labels (B, T, K) int64 concepts of the teacher, below 0 where there is none; weights (B, T): how much each
@@ -62,7 +64,8 @@ class ConceptMixer(nn.Module):
         loss, nll, logits, ids = predict(
             x - self.shift, self.predictor.weight, self.prior, labels, weights, self.keep, self.chunk
         )
-        return Mixed(self.compress(logits, ids, mean, std).to(h.dtype), loss, nll, logits, ids)
+        vectors = None if self.compressor is None else self.compress(logits, ids, mean, std).to(h.dtype)
+        return Mixed(vectors, loss, nll, logits, ids)
 
     def compress(self, logits: Tensor, ids: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """The vector (B, T, D) of concepts `ids` (B, T, k) with these logits, on the scale of a state of this mean and std."""
@@ -93,20 +96,21 @@ class StateMixer(nn.Module):
     """Predicts the teacher's hidden state itself by a two-layer perceptron, and mixes that in (Fig. 6b).
 
     width: E of the teacher's states. loss: "l1" or "l2", mean over the width, or "cosine", 1 less the cosine.
+    mixes: False predicts only.
     """
 
-    def __init__(self, dim: int, width: int, loss: str = "l2"):
+    def __init__(self, dim: int, width: int, loss: str = "l2", mixes: bool = True):
         super().__init__()
         if loss not in ("l1", "l2", "cosine"):
             raise ValueError(f"loss is 'l1', 'l2' or 'cosine', not {loss!r}.")
         self.kind = loss
         self.up, self.down = Linear(dim, 4 * dim, True), Linear(4 * dim, width, True)
-        self.compressor = Linear(width, dim, True)
+        self.compressor = Linear(width, dim, True) if mixes else None
 
     def forward(self, h: Tensor, states: Tensor | None = None, weights: Tensor | None = None) -> Mixed:
         """h (B, T, D); states (B, T, E) of the teacher; weights (B, T): how much each position counts, default 1."""
         guess = self.down(F.gelu(self.up(h), approximate="tanh"))
-        vectors = self.compressor(guess)
+        vectors = None if self.compressor is None else self.compressor(guess)
         if states is None:
             return Mixed(vectors, h.new_zeros(()), h.new_zeros(h.shape[:2]))
         guess = guess.to(torch.promote_types(guess.dtype, torch.float32))
@@ -181,35 +185,49 @@ class _Predict(torch.autograd.Function):
             if not any(wants):
                 continue
             z.exp_().scatter_add_(1, chosen, -share)
+            # The rows' weights go onto the narrow factors, as in `chunked_nll`: in fp16 they would be lost in the wide one.
             scale = (rows[part] * there)[:, None]
-            z.mul_(scale)
             if grad_bias is not None:
-                grad_bias += z.sum(0)
+                grad_bias.addmv_(z.t(), scale[:, 0])
             z = z.to(matrix.dtype)
             if grad_hidden is not None:
-                grad_hidden[part] = torch.mm(z, matrix)
+                grad_hidden[part] = torch.mm(z, matrix) * scale
             if grad_weight is not None:
-                grad_weight += torch.mm(z.t(), x)
+                _add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
         ctx.gradients, ctx.types = gradients, [hidden.dtype, weight.dtype, bias.dtype]
         ctx.save_for_backward(hidden, weight, ids)
         ctx.mark_non_differentiable(nll, ids)
+        ctx.set_materialize_grads(False)  # where the kept logits are not used there is nothing to scatter
+        ctx.chunk = chunk
         return (nll * rows).sum(), nll, logits, ids
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_loss, _, grad_logits, __):
         hidden, weight, ids = ctx.saved_tensors
-        wants = ctx.needs_input_grad[:3]
-        found = scaled(ctx, grad_loss)
-        kept = grad_logits.to(torch.promote_types(weight.dtype, torch.float32))
-        if wants[0]:
-            sparse = F.embedding_bag(ids, weight, per_sample_weights=kept.to(weight.dtype), mode="sum")
-            found[0] = sparse.to(hidden.dtype) if found[0] is None else found[0].add_(sparse)
-        if wants[1]:
-            found[1] = torch.zeros_like(weight) if found[1] is None else found[1]
-            outer = kept[:, :, None] * hidden[:, None].to(kept.dtype)  # (N, k, D)
-            found[1].index_add_(0, ids.flatten(), outer.flatten(0, 1).to(found[1].dtype))
-        if wants[2]:
-            found[2] = torch.zeros_like(weight[:, 0]) if found[2] is None else found[2]
-            found[2].index_add_(0, ids.flatten(), kept.flatten().to(found[2].dtype))
-        return *found, None, None, None, None
+        found = ctx.gradients
+        if found is None:
+            raise RuntimeError("This loss made its gradients in the forward pass and gave them away: call backward once.")
+        ctx.gradients = None
+        for gradient in found:
+            if gradient is not None:
+                gradient.mul_(0.0 if grad_loss is None else grad_loss)
+        if grad_logits is not None:
+            found = [accumulator(x) if g is None and wanted else g
+                     for x, g, wanted in zip((hidden, weight, weight[:, 0]), found, ctx.needs_input_grad)]  # fmt: skip
+            for part in torch.arange(len(hidden)).split(ctx.chunk):
+                _scatter(found, hidden, weight, ids, grad_logits, slice(int(part[0]), int(part[-1]) + 1))
+        return *(g if g is None else g.to(kind) for g, kind in zip(found, ctx.types)), None, None, None, None
+
+
+def _scatter(found: list[Tensor | None], hidden: Tensor, weight: Tensor, ids: Tensor, grad_logits: Tensor, part: slice) -> None:
+    """Add the gradients of hidden, weight and bias that come from the kept logits of the rows `part`."""
+    grad_hidden, grad_weight, grad_bias = found
+    rows, kept = ids[part], grad_logits[part].to(torch.promote_types(weight.dtype, torch.float32))  # (rows, k)
+    if grad_hidden is not None:
+        grad_hidden[part] += F.embedding_bag(rows, weight, per_sample_weights=kept.to(weight.dtype), mode="sum")
+    if grad_weight is not None:
+        outer = kept[:, :, None] * hidden[part, None].to(kept.dtype)  # (rows, k, D)
+        grad_weight.index_add_(0, rows.flatten(), outer.flatten(0, 1).to(grad_weight.dtype))
+    if grad_bias is not None:
+        grad_bias.index_add_(0, rows.flatten(), kept.flatten().to(grad_bias.dtype))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.losses import accumulator, product_type, scaled
+from zoo.nn.losses import _add_outer, accumulator, product_type, scaled
 
 
 def linear_distillation(
@@ -53,12 +53,12 @@ class _LinearDistillation(torch.autograd.Function):
             if grad_hidden is None and grad_weight is None:
                 continue
             # d/dz of nll + λ KL: softmax - one-hot + λ (softmax - q)
-            z = log_p.exp_().mul_(1 + lam).sub_(q, alpha=lam).scatter_add_(1, y, torch.full_like(scale, -1.0)).mul_(scale)
-            z = z.to(matrix.dtype)
+            z = log_p.exp_().mul_(1 + lam).sub_(q, alpha=lam).scatter_add_(1, y, torch.full_like(scale, -1.0))
+            z = z.to(matrix.dtype)  # the rows' weights go onto the narrow factors, as in `chunked_nll`
             if grad_hidden is not None:
-                grad_hidden[part] = torch.mm(z, matrix)
+                grad_hidden[part] = torch.mm(z, matrix) * scale
             if grad_weight is not None:
-                grad_weight += torch.mm(z.t(), x)
+                _add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
         ctx.gradients, ctx.types = gradients, [hidden.dtype, weight.dtype]
         ctx.mark_non_differentiable(nll, divergence)
         return ((nll + lam * divergence) * weights).sum(), nll, divergence

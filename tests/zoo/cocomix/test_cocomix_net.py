@@ -42,10 +42,11 @@ def plain(net, given):
     z = F.linear((h - mean) / (std + 1e-5) - mixer.shift, mixer.predictor.weight, mixer.prior)
     terms = -z.log_softmax(-1).gather(-1, labels.clamp(min=0))
     known = labels >= 0
-    there = known.any(-1)
+    there = known.any(-1) & given["mask"][:, 1:]
     concept = ((terms * known).sum(-1) / known.sum(-1).clamp(min=1))[there].mean()
-    top = torch.zeros_like(z).scatter(-1, z.topk(5).indices, z.topk(5).values)
-    vector = (top @ mixer.compressor.weight + mixer.bias + mixer.shift) * std + mean
+    if net.mixing != "none":
+        top = torch.zeros_like(z).scatter(-1, z.topk(5).indices, z.topk(5).values)
+        vector = (top @ mixer.compressor.weight + mixer.bias + mixer.shift) * std + mean
     positions = torch.arange(T)
     if net.mixing == "interleave":
         both = torch.empty(len(h), 2 * T, h.shape[-1], dtype=h.dtype)
@@ -68,11 +69,9 @@ def test_loss_and_gradients_are_those_of_the_plain_form(form):
     wanted.backward()
     torch.testing.assert_close(out["loss"], wanted)
     for name, p in net.named_parameters():
-        if form.get("mixing") == "none" and name in ("mixer.compressor.weight", "mixer.bias"):
-            continue  # mixes nothing, so there is no gradient at all, or one of zeros
         torch.testing.assert_close(ours[name], p.grad, rtol=1e-8, atol=1e-10)
     total, count = out["parts"]["concept"]
-    assert count == (given["concepts"][:, :-1] >= 0).any(-1).sum()
+    assert count == ((given["concepts"][:, :-1] >= 0).any(-1) & given["mask"][:, 1:]).sum()
     next_total, next_count = out["parts"]["next"]
     torch.testing.assert_close((next_total / next_count + 0.1 * total / count).double(), wanted.detach(), rtol=1e-5, atol=0)
 
@@ -150,15 +149,17 @@ def test_a_pause_is_one_vector_after_every_token():
 @pytest.mark.parametrize("regression", ["l1", "l2", "cosine"])
 def test_states_may_be_predicted_instead_of_concepts(regression):
     net, given = made(inserted="states", teacher_dim=7, regression=regression), batch()
-    bare = net(given)["loss"]
+    with torch.no_grad():
+        bare = net(given)["loss"]
     given["states"] = torch.randn(3, T, 7, dtype=torch.float64)
     guess = net.mixer.down(
         F.gelu(net.mixer.up(net.trunk.blocks(net.trunk.embed(given["tokens"][:, :-1]), stop=2)), approximate="tanh")
     )
     wanted = {"l1": F.l1_loss, "l2": F.mse_loss, "cosine": lambda a, b: (1 - F.cosine_similarity(a, b, -1)).mean()}[regression]
     out = net(given)
-    torch.testing.assert_close(out["loss"], bare + 0.1 * wanted(guess, given["states"]))
-    assert out["parts"]["state"][1] == 3 * T
+    counted = given["mask"][:, 1:]
+    torch.testing.assert_close(out["loss"], bare + 0.1 * wanted(guess[counted], given["states"][counted]))
+    assert out["parts"]["state"][1] == counted.sum()
     out["loss"].backward()
     assert all(p.grad is not None for p in net.parameters())
 
@@ -166,7 +167,8 @@ def test_states_may_be_predicted_instead_of_concepts(regression):
 @pytest.mark.parametrize("inserted", ["nothing", "pause", "concepts"])
 def test_distillation_adds_the_divergence_from_the_teacher(inserted):
     net, given = made(inserted=inserted, kd=0.5), batch()
-    bare = net(given)["loss"]
+    with torch.no_grad():
+        bare = net(given)["loss"]
     given |= {"teacher": torch.randn(3, T, 5).double(), "unembedding": torch.randn(V, 5).double()}
     log_p = net.logits(net._hidden(given["tokens"][:, :-1])[0]).log_softmax(-1)
     log_q = (given["teacher"] @ given["unembedding"].T).log_softmax(-1)
@@ -175,6 +177,15 @@ def test_distillation_adds_the_divergence_from_the_teacher(inserted):
     torch.testing.assert_close(out["loss"], bare + 0.5 * kl)
     torch.testing.assert_close((out["parts"]["kd"][0] / out["parts"]["kd"][1]).double(), kl, rtol=1e-5, atol=0)
     assert ("concept" in out["parts"]) == (inserted == "concepts")
+
+
+def test_training_without_the_teacher_it_needs_is_refused():
+    for settings, words in [({}, "no 'concepts'.* set lam to 0"), ({"lam": 0.0, "kd": 0.1}, "no 'teacher'.* set kd to 0")]:
+        net = made(**settings)
+        with pytest.raises(ValueError, match=words):
+            net(batch(concepts=False))
+        with torch.no_grad():
+            assert net(batch(concepts=False))["parts"].keys() == {"next"}
 
 
 def test_sizes_of_the_paper():

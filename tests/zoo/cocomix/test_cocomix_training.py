@@ -76,6 +76,7 @@ def test_it_learns_goes_on_after_a_kill_and_is_left_alone_when_finished(home, mo
     [
         ("--sae.batch=63", r"8 batches must be whole windows of 16 states"),
         ("--sae.tokens=60", "at least sae.batch"),
+        ("--sae.warmup=40", "of 48 steps, of which the last 9 decay: make it shorter"),
         ("--sae.layer=4", "choose 1 to 3"),
         ("--sae.teacher=nowhere/at/all", "there is no folder nowhere"),
     ],

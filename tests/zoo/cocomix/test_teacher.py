@@ -28,10 +28,14 @@ def home(tmp_path):
     return tmp_path
 
 
-def ready(callback, context=T, tokenizer=None):
+def ready(callback, context=T, tokenizer=None, vocab=257):
     data = SimpleNamespace(context=context, tokenizer=tokenizer or Bytes())
-    trainer = SimpleNamespace(datamodule=data, precision_plugin=SimpleNamespace(forward_context=nullcontext))
-    callback.setup(trainer, SimpleNamespace(device=torch.device("cpu")), "fit")
+    trainer = SimpleNamespace(
+        datamodule=data,
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    callback.setup(trainer, SimpleNamespace(vocab=vocab), "fit")
     return trainer
 
 
@@ -67,12 +71,22 @@ def test_labels_do_not_hang_on_how_far_the_student_looks(home):
     assert far["concepts"].shape == (2, T + 4, 4) and far["concepts"][:, : T + 1].equal(near["concepts"])
 
 
+def test_it_labels_where_lightning_tests_in_inference_mode(home):
+    callback = Teacher(str(home / "net"), ["concepts"], str(home / "sae"), layer=2)
+    trainer, given = ready(callback), batch()
+    callback.on_train_batch_start(trainer, None, given, 0)
+    with torch.inference_mode():
+        again = {name: given[name].clone() for name in ("tokens", "mask")}
+        callback.on_test_batch_start(trainer, None, again, 0)
+    assert again["concepts"].equal(given["concepts"]) and (given["concepts"] >= 0).any()
+
+
 def test_a_transformers_folder_is_a_teacher_too(home):
     tokenizer = train_bpe(["a text of texts to learn from"], 300)
     to_transformers(NextToken(300, T, dim=D, layers=3, heads=2, hidden=16, flavour="gpt2"), home / "theirs")
     tokenizer.save(home / "theirs")
     callback, given = Teacher(str(home / "theirs"), ["logits"]), batch()
-    callback.on_train_batch_start(ready(callback, tokenizer=tokenizer), None, given, 0)
+    callback.on_train_batch_start(ready(callback, tokenizer=tokenizer, vocab=300), None, given, 0)
     assert given["teacher"].shape == (2, T, D)
 
 
@@ -85,6 +99,8 @@ def test_what_does_not_fit_is_said(home):
         Teacher("net", [])
     with pytest.raises(ValueError, match="another tokenizer than the data"):
         ready(Teacher(str(home / "net"), ["logits"]), tokenizer=train_bpe(["a text of texts to learn from"], 300))
+    with pytest.raises(ValueError, match="has 257 token ids and the student 300: their logits cannot be compared"):
+        ready(Teacher(str(home / "net"), ["logits"]), vocab=300)
     with pytest.raises(ValueError, match="16 positions were asked of a trunk that has 8"):
         ready(Teacher(str(home / "net"), ["logits"]), context=16)
 

@@ -89,7 +89,7 @@ def test_damage_is_said(tmp_path):
 
 def test_ids_that_do_not_fit_and_a_full_disk_are_said(tmp_path, monkeypatch):
     for wrong in (lambda split, n: made(split, n) + 70_000, lambda split, n: made(split, n)[:, :2]):
-        with pytest.raises(ValueError, match=r"do not fit \(windows, T, K\) and uint16"):
+        with pytest.raises(ValueError, match=r"are no labels: make them \(3, 3, 2\), below 65535"):
             write(tmp_path, ABOUT, {"train": np.arange(3)}, wrong, lambda line: None)
 
     def full(path, content):

@@ -119,6 +119,20 @@ def test_bf16_products_keep_their_sums_in_fp32(mixer, text):
     assert F.cosine_similarity(mixer.predictor.weight.grad.flatten(), whole.flatten(), 0) > 0.99
 
 
+def test_small_weights_survive_products_in_fp16():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(64, 16), torch.randn(4096, 16) * 0.02, torch.zeros(4096)
+    labels, weights = torch.randint(0, 50, (64, 2)), torch.full((64,), 1 / 8192)
+    norms = []
+    for mixed in (False, True):
+        table = weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=mixed):
+            loss, *_ = predict(x, table, bias, labels, weights, 4)
+        (65536 * loss).backward()
+        norms.append(table.grad[50:].norm())  # of concepts that are never a label: pushed down a little each
+    torch.testing.assert_close(norms[1], norms[0], rtol=0.01, atol=0)
+
+
 def test_starts_as_the_paper_says_also_after_the_meta_device():
     with torch.device("meta"):
         mixer = ConceptMixer(64, 500, 8)

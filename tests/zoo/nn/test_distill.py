@@ -42,6 +42,20 @@ def test_a_teacher_like_the_student_adds_nothing(given):
     assert kl.abs().max() < 1e-12 and not loss.requires_grad
 
 
+def test_small_weights_survive_products_in_fp16():
+    torch.manual_seed(0)
+    weight, teacher = torch.randn(4096, 16) * 0.02, torch.randn(4096, 16) * 0.02
+    given = torch.randint(0, 50, (64,)), torch.full((64,), 1 / 8192), torch.randn(64, 16), teacher, 0.1
+    norms = []
+    for mixed in (False, True):
+        table = weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=mixed):
+            loss, *_ = linear_distillation(torch.ones(64, 16), table, *given)
+        (65536 * loss).backward()
+        norms.append(table.grad[50:].norm())
+    torch.testing.assert_close(norms[1], norms[0], rtol=0.01, atol=0)
+
+
 def test_products_in_bf16_under_autocast(given):
     given = [x.float() if x.is_floating_point() else x for x in given]
     given[0].requires_grad_()
