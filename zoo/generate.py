@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from zoo.nn.packed import packed
 from zoo.reading import Reading, Row, rows_of
-from zoo.reading import window_start as window_start
 from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
 from zoo.writing import Writing
@@ -61,7 +60,7 @@ def generate(
     With heads = k > 1 a step verifies the newest token and k - 1 drafts at once, of the net's own heads 2 .. k or of a `draft`
     net, and yields 1 to k tokens. The text is that of k = 1: in greedy decoding the same tokens, up to rounding where two logits
     are as good as equal (see `first_divergence`), in sampling the same distribution. A text may outgrow the net's context, with
-    any k alike: see `window_start`.
+    any k alike: see `zoo.reading.window_start`.
 
     Args:
         net: a token net in any mode (dropout is off meanwhile).

@@ -155,4 +155,5 @@ class LanguageModel(L.LightningModule):
             # nll of every counted target over the bytes of those targets; end tokens cost bits but hold no bytes
             self.log(f"{stage}/bits_per_byte", float(sums["next"][0] / text_bytes / math.log(2)), prog_bar=True)
         self.log_dict({f"{stage}/{name}": mean for name, mean in means.items()})
-        self.log(f"{stage}/loss", sum(means.values()))
+        weights = getattr(self.net, "part_weights", {})  # 1 for all others
+        self.log(f"{stage}/loss", sum(weights.get(name, 1.0) * mean for name, mean in means.items()))

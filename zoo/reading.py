@@ -109,6 +109,4 @@ class Reading:
 
     def _empty(self, rows: int, capacity: int) -> Cache:
         """Not `net.cache(rows, capacity)`: drafts may need more slots than there are positions."""
-        like = self.net.cache(1, 1).keys
-        layers, _, _, *sizes = like.shape
-        return Cache(layers, rows, capacity, *sizes, like.dtype, like.device)
+        return self.net.cache(1, 1).empty(rows, capacity)

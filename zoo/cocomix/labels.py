@@ -12,27 +12,9 @@ import torch
 
 from zoo.cocomix.attribution import ConceptExtractor, Score
 from zoo.cocomix.sae import SparseAutoencoder
-from zoo.cocomix.teacher import opened_teacher
+from zoo.cocomix.teacher import about, opened_teacher
 from zoo.data import labels
 from zoo.data.order import permute
-from zoo.evals.checkpoint import Checkpoint
-from zoo.pretrained import CONFIG
-
-
-def about(data, teacher: Checkpoint, extractor: ConceptExtractor, bf16: bool) -> dict:
-    """What labels are of: all that they depend on, as plain values."""
-    return {
-        "corpus": data.fingerprint,
-        "context": data.context,
-        "teacher": hashlib.sha256((teacher.digest + (teacher.folder / CONFIG).read_text()).encode()).hexdigest()[:16],
-        "products": "bfloat16" if bf16 else "float32",
-        "layer": extractor.layer,
-        "autoencoder": extractor.sae.digest[:16],
-        "concepts": extractor.sae.latents,
-        "score": extractor.score,
-        "candidates": extractor.candidates,
-        "labels": extractor.labels,
-    }
 
 
 def windows(data, seeds: list[int] | None, micro_batches: int) -> dict[str, np.ndarray]:

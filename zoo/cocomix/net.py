@@ -68,6 +68,7 @@ class CoCoMix(nn.Module):
         if min(lam, kd) < 0:
             raise ValueError(f"lam and kd must be at least 0, not {lam} and {kd}.")
         self.config, self.vocab, self.context, self.chunk = config, vocab, context, chunk
+        self.part_weights = {"concept": lam, "state": lam, "kd": kd}
         self.insert, self.lam, self.kd = insert, lam, kd
         self.mixing = "none" if inserted == "nothing" else mixing
         self.trunk = Transformer(
@@ -172,7 +173,8 @@ class CoCoMix(nn.Module):
             return self.trunk.blocks(h, self.insert, positions=positions, mask=mask, cache=cache)
         positions = positions.repeat_interleave(2, -1)
         mask = None if mask is None else doubled_mask(mask)
-        return self.trunk.blocks(interleaved(h, mixed.vectors), self.insert, positions=positions, mask=mask, cache=cache)[:, 1::2]
+        both = interleaved(h, mixed.vectors)
+        return self.trunk.blocks(both, self.insert, positions=positions, mask=mask, cache=cache, read=slice(1, None, 2))
 
     @torch.no_grad()
     def states(

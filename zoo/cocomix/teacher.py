@@ -1,5 +1,6 @@
 """A frozen teacher that reads every batch before the student does (CoCoMix, secs. 2.1 and 3)."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -10,23 +11,26 @@ from torch import Tensor, nn
 
 from zoo.cocomix.attribution import NONE, ConceptExtractor, Score
 from zoo.cocomix.sae import SparseAutoencoder
+from zoo.data.labels import WindowLabels, belongs, read_about
 from zoo.evals.checkpoint import Checkpoint, open_checkpoint
+from zoo.pretrained import CONFIG
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
 
 class Teacher(L.Callback):
-    """Adds to each batch what a teacher makes of it, computed on the spot, in training, validation and test.
+    """Adds to each batch what a teacher makes of it, in training, validation and test.
 
     Args:
         net: the teacher: a run folder, a folder of save_pretrained or of transformers' GPT-2 or Llama, or a name of the hub (the
-            paper's: "openai-community/gpt2"). It has the tokenizer of the data.
+            paper's: "openai-community/gpt2"), with the data's tokenizer. None, with `cached`: those labels are taken as they are.
         gives: what is added, for `zoo.cocomix.CoCoMix`: "concepts" (B, T + ahead, K), labels as `ConceptExtractor` finds them;
             "states" (B, T, E), hidden states after `layer` blocks; "logits": teacher (B, T, F) and unembedding (V, F).
         sae: for concepts, the autoencoder of the states after `layer` blocks: a folder that sae-lens saved, or, with sae_id, one
             of its releases (the paper's: "gpt2-small-resid-post-v5-32k", "blocks.5.hook_resid_post").
         layer: blocks below the states (6 of GPT-2's 12: "layer index 5").
         labels, score, candidates: of `ConceptExtractor`.
+        cached: folder of labels that `zoo prepare concepts` wrote for these windows: concepts are read there, not computed.
 
     The teacher is no part of the student, its parameters or its checkpoints. Under autocast its products run in the same type as
     the student's.
@@ -34,7 +38,7 @@ class Teacher(L.Callback):
 
     def __init__(
         self,
-        net: str,
+        net: str | None,
         gives: list[Literal["concepts", "states", "logits"]],
         sae: str | None = None,
         sae_id: str | None = None,
@@ -42,19 +46,29 @@ class Teacher(L.Callback):
         labels: int = 4,
         score: Score = "attribution",
         candidates: Literal["active", "all"] = "active",
+        cached: str | None = None,
     ):
-        if ("concepts" in gives) != (sae is not None):
+        if net is None and not (cached and gives == ["concepts"] and sae is None):
+            raise ValueError("Teacher: without a net there are cached concepts only: give `cached` and no `sae`, or a net.")
+        if net is not None and ("concepts" in gives) != (sae is not None):
             raise ValueError("Teacher: `sae` and concepts among `gives` go together: give both, or neither.")
         if not gives:
             raise ValueError("Teacher: `gives` is empty: name concepts, states or logits, or leave the teacher out.")
-        self.net, self.gives, self.sae, self.sae_id, self.layer = net, gives, sae, sae_id, layer
+        self.net, self.gives, self.sae, self.sae_id, self.layer, self.cached = net, gives, sae, sae_id, layer, cached
         self.choice = {"labels": labels, "score": score, "candidates": candidates}
         self.teacher: nn.Module | None = None
         self.extractor: ConceptExtractor | None = None
+        self.kept: dict[str, WindowLabels] = {}
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Raises FileNotFoundError or ValueError, in a sentence, where the teacher cannot be had or does not fit the data."""
-        if self.teacher is not None:
+        if self.teacher is not None or self.kept:
+            return
+        if self.cached is not None:
+            self.kept = {split: WindowLabels(self.cached, split) for split in ("train", "validation", "test")}
+            data = trainer.datamodule
+            belongs(Path(self.cached), {"corpus": data.fingerprint, "context": data.context})
+        if self.net is None:
             return
         opened, device = opened_teacher(self.net, trainer.datamodule), trainer.strategy.root_device  # the module moves later
         if "logits" in self.gives and opened.net.vocab != module.vocab:
@@ -66,29 +80,55 @@ class Teacher(L.Callback):
         if self.sae is not None:
             sae = SparseAutoencoder.released(self.sae, self.sae_id) if self.sae_id else SparseAutoencoder.load(self.sae)
             self.extractor = ConceptExtractor(self.teacher, sae.to(device), self.layer, **self.choice)
+            if self.cached is not None:
+                kept = read_about(Path(self.cached))
+                belongs(Path(self.cached), about(trainer.datamodule, opened, self.extractor, kept.get("products") == "bfloat16"))
+                if self.gives == ["concepts"]:
+                    self.teacher = self.extractor = None  # it has nothing left to do
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        self._read(trainer, batch)
+        self._read(trainer, batch, "train")
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
-        self._read(trainer, batch)
+        self._read(trainer, batch, "validation")
 
     def on_test_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
-        self._read(trainer, batch)
+        self._read(trainer, batch, "test")
 
-    def _read(self, trainer: L.Trainer, batch: dict[str, Tensor]) -> None:
-        length, trunk = trainer.datamodule.context, self.teacher.trunk
-        tokens = batch["tokens"]
+    def _read(self, trainer: L.Trainer, batch: dict[str, Tensor], split: str) -> None:
+        length, tokens = trainer.datamodule.context, batch["tokens"]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             if "concepts" in self.gives:
-                labels = self.extractor(tokens[:, : length + 1])
+                labels = self._labels(batch, split, length)  # (B, T, K)
                 batch["concepts"] = F.pad(labels, (0, 0, 0, tokens.shape[1] - length), value=NONE)
             if "states" in self.gives or "logits" in self.gives:
+                trunk = self.teacher.trunk
                 states = trunk.blocks(trunk.embed(tokens[:, :length]), stop=self.layer)
                 if "states" in self.gives:
                     batch["states"] = states
                 if "logits" in self.gives:
                     batch |= {"teacher": trunk.norm(trunk.blocks(states, start=self.layer)), "unembedding": trunk.unembedding}
+
+    def _labels(self, batch: dict[str, Tensor], split: str, length: int) -> Tensor:
+        if self.kept:
+            return torch.from_numpy(self.kept[split][batch["window"].cpu().numpy()]).to(batch["tokens"].device)
+        return self.extractor(batch["tokens"][:, : length + 1])
+
+
+def about(data, teacher: Checkpoint, extractor: ConceptExtractor, bf16: bool) -> dict:
+    """What labels are of: all that they depend on, as plain values."""
+    return {
+        "corpus": data.fingerprint,
+        "context": data.context,
+        "teacher": hashlib.sha256((teacher.digest + (teacher.folder / CONFIG).read_text()).encode()).hexdigest()[:16],
+        "products": "bfloat16" if bf16 else "float32",
+        "layer": extractor.layer,
+        "autoencoder": extractor.sae.digest[:16],
+        "concepts": extractor.sae.latents,
+        "score": extractor.score,
+        "candidates": extractor.candidates,
+        "labels": extractor.labels,
+    }
 
 
 def opened_teacher(name: str, data) -> Checkpoint:

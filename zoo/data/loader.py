@@ -40,13 +40,15 @@ class Batches(Dataset):
         counted = np.ones(self.batch, bool)
         if self.scored is not None:
             counted, position = position < self.scored, np.minimum(position, self.scored - 1)
-        tokens = self.store.windows(self.window(position) * self.context, self.width)  # (B, T + ahead)
+        numbers = self.window(position)  # (B,)
+        tokens = self.store.windows(numbers * self.context, self.width)  # (B, T + ahead)
         ends = tokens == self.eos
         arrays = {
             "tokens": tokens,
             "doc": ends.cumsum(1) - ends,
             "mask": counted[:, None].repeat(self.width, 1),
             "bytes": self.token_bytes[tokens],
+            "window": numbers,
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

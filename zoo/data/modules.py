@@ -56,7 +56,8 @@ class TokenData(LightningDataModule):
     """Windows of tokens from a corpus; what OpenWebText and Code share.
 
     Batches are dicts of (batch, T + ahead) tensors: `tokens`, `doc` (number of the document inside the window; an end token
-    belongs to the document it ends), `mask` (counted as a target) and `bytes` (utf-8 bytes of each token).
+    belongs to the document it ends), `mask` (counted as a target) and `bytes` (utf-8 bytes of each token); and `window` (batch,),
+    the number of each window in its split.
     """
 
     def __init__(

@@ -34,6 +34,11 @@ class Cache:
         self._complete: list[float] = [float("inf")] * layers  # slots that a layer which sat out a step still has in full
         self._appended: set[int] = set()
 
+    def empty(self, batch_size: int, capacity: int) -> "Cache":
+        """Another cache of these layers, for so many rows and vectors."""
+        layers, _, _, *sizes = self.keys.shape
+        return Cache(layers, batch_size, capacity, *sizes, self.keys.dtype, self.keys.device)
+
     @property
     def capacity(self) -> int:
         return self.keys.shape[2]

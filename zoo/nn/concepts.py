@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.losses import _add_outer, accumulator, product_type
+from zoo.nn.losses import accumulator, add_outer, product_type
 from zoo.nn.transformer import Embedding, Linear
 
 EPS = 1e-5  # added to the standard deviation, as the teacher's sparse autoencoder does
@@ -193,7 +193,7 @@ class _Predict(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = torch.mm(z, matrix) * scale
             if grad_weight is not None:
-                _add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
+                add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
         ctx.gradients, ctx.types = gradients, [hidden.dtype, weight.dtype, bias.dtype]
         ctx.save_for_backward(hidden, weight, ids)
         ctx.mark_non_differentiable(nll, ids)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.nn.losses import _add_outer, accumulator, product_type, scaled
+from zoo.nn.losses import accumulator, add_outer, product_type, scaled
 
 
 def linear_distillation(
@@ -58,7 +58,7 @@ class _LinearDistillation(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = torch.mm(z, matrix) * scale
             if grad_weight is not None:
-                _add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
+                add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
         ctx.gradients, ctx.types = gradients, [hidden.dtype, weight.dtype]
         ctx.mark_non_differentiable(nll, divergence)
         return ((nll + lam * divergence) * weights).sum(), nll, divergence

@@ -96,11 +96,11 @@ def chunked_nll(
         if grad_hidden is not None:
             grad_hidden[part] = torch.mm(z, weight) * scale[part, None]
         if grad_weight is not None:
-            _add_outer(grad_weight, z, (x * scale[part, None]).to(dtype))
+            add_outer(grad_weight, z, (x * scale[part, None]).to(dtype))
     return nll
 
 
-def _add_outer(total: Tensor, z: Tensor, x: Tensor) -> None:
+def add_outer(total: Tensor, z: Tensor, x: Tensor) -> None:
     """total (V, D) += z' x for z (N, V) and x (N, D), adding up in the type of `total`."""
     if total.dtype == z.dtype:
         total.addmm_(z.t(), x)

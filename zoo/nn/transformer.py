@@ -56,7 +56,7 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim, bias)
         self.out = Linear(dim, dim, bias, residual_std)
 
-    def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, layer) -> Tensor:
+    def forward(self, x: Tensor, rope, mask: Tensor | None, causal: bool, layer, read: slice | None = None) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, D/H)
         if rope is None:
             q, k, v = qkv.unbind(2)
@@ -65,6 +65,8 @@ class Attention(nn.Module):
             v = qkv[:, :, 2]
         if layer is not None:
             k, v = layer.append(k, v)  # (B, S, H, D/H): everything this layer has seen
+        if read is not None:
+            q = q[:, read]
         y = F.scaled_dot_product_attention(
             q.to(k.dtype).transpose(1, 2),
             k.transpose(1, 2),
@@ -116,10 +118,23 @@ class Block(nn.Module):
         self.mlp_norm = norm(dim, eps=eps)
         self.mlp = mlp(dim, hidden, std)
 
-    def forward(self, x: Tensor, rope=None, mask: Tensor | None = None, causal: bool = True, layer=None) -> Tensor:
-        """x (B, T, D) -> (B, T, D). `rope` is from `rotary`, `mask` is broadcast to (B, H, T, S), `layer` is of a cache."""
-        x = x + F.dropout(self.attention(self.attention_norm(x), rope, mask, causal, layer), self.dropout, self.training)
+    def forward(
+        self, x: Tensor, rope=None, mask: Tensor | None = None, causal: bool = True, layer=None, read: slice | None = None
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D). `rope` is from `rotary`, `mask` is broadcast to (B, H, T, S), `layer` is of a cache.
+
+        read: only these vectors are wanted, (B, len, D); the others are looked at. `mask` has their rows alone.
+        """
+        attended = self.attention(self.attention_norm(x), rope, mask, causal, layer, read)
+        x = (x if read is None else x[:, read]) + F.dropout(attended, self.dropout, self.training)
         return x + F.dropout(self.mlp(self.mlp_norm(x)), self.dropout, self.training)
+
+
+def _rows(read: slice, mask: Tensor | None, causal: bool, h: Tensor) -> Tensor | None:
+    """Rows `read` of what the vectors h (B, T, D) may look at."""
+    if mask is None and causal:
+        mask = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()
+    return mask if mask is None else mask[..., read, :]
 
 
 def hidden_size(dim: int, flavour: str) -> int:
@@ -213,9 +228,10 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        read: slice | None = None,
     ) -> Tensor:
         """Send any vectors h (B, T, D) through blocks start .. stop-1; see `through`."""
-        return self.through(self.layers[start:stop], h, start, positions, mask, cache, self.checkpoint)
+        return self.through(self.layers[start:stop], h, start, positions, mask, cache, self.checkpoint, read)
 
     def through(
         self,
@@ -226,6 +242,7 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         cache: Cache | None = None,
         recompute: bool = False,
+        read: slice | None = None,
     ) -> Tensor:
         """Send vectors through blocks that use this trunk's positions: its own, or heads mounted on it.
 
@@ -233,6 +250,7 @@ class Transformer(nn.Module):
         mask (T, T) or (B, T, T) bool among these T vectors, True where row may look at column, default causal;
         cache: keys and values of earlier vectors, which all T may look at; these blocks are its layers `layer`, `layer` + 1, ...
         Whoever is done with all layers calls `cache.advance(T)`. recompute: in training keep only each block's input.
+        read: which vectors are wanted of the last block, (B, len, D); it computes no more than that, with the same result.
         """
         length = h.shape[1]
         if cache is None:
@@ -246,13 +264,17 @@ class Transformer(nn.Module):
                 self.fits(length)
                 positions = torch.arange(length, device=h.device)
             rope = rotary(positions, self.dim // self.heads, self.theta)
+        blocks = list(blocks)
         for index, block in enumerate(blocks, start=layer):
+            wanted = read if block is blocks[-1] else None
+            if wanted is not None:
+                mask, causal = _rows(wanted, mask, causal, h), False
             if cache is not None:  # `forward`, not a call: a compiled block would be compiled anew for every length
-                h = block.forward(h, rope, mask, causal, cache.layer(index))
+                h = block.forward(h, rope, mask, causal, cache.layer(index), wanted)
             elif recompute and torch.is_grad_enabled():
-                h = checkpoint(block, h, rope, mask, causal, use_reentrant=False)
+                h = checkpoint(block, h, rope, mask, causal, None, wanted, use_reentrant=False)
             else:
-                h = block(h, rope, mask, causal)
+                h = block(h, rope, mask, causal, None, wanted)
         return h
 
     def unembed(self, h: Tensor) -> Tensor:

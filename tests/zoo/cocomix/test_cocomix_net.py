@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from zoo.cocomix.net import CoCoMix
+from zoo.generate import generate
 from zoo.ntp import NextToken
+from zoo.reading import window_start
 
 V, T, C = 29, 12, 50
 SIZES = {"dim": 16, "layers": 4, "heads": 2, "insert": 2, "concepts": C, "keep": 5}
@@ -97,8 +99,9 @@ def test_cached_steps_are_the_whole_pass(form):
     assert cache.held == [T, T]
 
 
-def test_ragged_rows_and_draft_trees_see_what_they_should():
-    net, tokens = made(), batch(2)["tokens"]
+@pytest.mark.parametrize("form", FORMS)
+def test_ragged_rows_and_draft_trees_see_what_they_should(form):
+    net, tokens = made(**form), batch(2)["tokens"]
     cache = net.cache(2)
     net.next(tokens[:, :6], cache)
     cache.truncate([6, 4])
@@ -116,6 +119,33 @@ def test_ragged_rows_and_draft_trees_see_what_they_should():
     cache.keep([4], torch.tensor([[0, 2]]))
     text = torch.cat((tokens[:1, :4], nodes[:, [0, 2]], tokens[:1, 7:8]), 1)
     torch.testing.assert_close(net.next(tokens[:1, 7:8], cache), net.next(text, net.cache(1))[:, -1:])
+
+
+@pytest.mark.parametrize("form", FORMS + ARMS)
+def test_generation_is_the_whole_pass_at_every_token_past_the_context_too(form):
+    net = made(**form).eval()
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11]]
+    texts = generate(net, prompts, 2 * T).tokens
+    for prompt, new in zip(prompts, texts):
+        for i in range(len(new)):
+            text = prompt + new[:i]
+            seen = torch.tensor([text[window_start(len(text), T) :]])
+            assert int(net.logits(net._hidden(seen)[0])[0, -1].argmax()) == new[i]
+
+
+def test_the_last_block_computes_what_is_read_alone():
+    net, given = made(), batch()
+    out = net(given)
+    out["loss"].backward()
+    ours = {name: p.grad for name, p in net.named_parameters()}
+    net.zero_grad()
+    blocks, net.trunk.blocks = net.trunk.blocks, None
+    net.trunk.blocks = lambda *args, read=None, **rest: blocks(*args, **rest)[:, read or slice(None)]
+    whole = net(given)
+    whole["loss"].backward()
+    torch.testing.assert_close(out["loss"], whole["loss"])
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(ours[name], p.grad)
 
 
 def test_predicting_concepts_without_mixing_or_loss_is_the_baseline():

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,8 @@ from tests.zoo.cocomix.test_sae import D, saved
 from zoo.cocomix.attribution import NONE, ConceptExtractor
 from zoo.cocomix.net import CoCoMix
 from zoo.cocomix.sae import SparseAutoencoder
-from zoo.cocomix.teacher import Teacher
+from zoo.cocomix.teacher import Teacher, about, opened_teacher
+from zoo.data.labels import write
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.ntp import NextToken
 from zoo.pretrained import save_pretrained, to_transformers
@@ -28,8 +30,8 @@ def home(tmp_path):
     return tmp_path
 
 
-def ready(callback, context=T, tokenizer=None, vocab=257):
-    data = SimpleNamespace(context=context, tokenizer=tokenizer or Bytes())
+def ready(callback, context=T, tokenizer=None, vocab=257, fingerprint="abc"):
+    data = SimpleNamespace(context=context, tokenizer=tokenizer or Bytes(), fingerprint=fingerprint)
     trainer = SimpleNamespace(
         datamodule=data,
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
@@ -79,6 +81,31 @@ def test_it_labels_where_lightning_tests_in_inference_mode(home):
         again = {name: given[name].clone() for name in ("tokens", "mask")}
         callback.on_test_batch_start(trainer, None, again, 0)
     assert again["concepts"].equal(given["concepts"]) and (given["concepts"] >= 0).any()
+
+
+def test_cached_labels_are_those_computed_on_the_spot(home):
+    asked = Teacher(str(home / "net"), ["concepts"], str(home / "sae"), layer=2)
+    trainer, given = ready(asked), batch() | {"window": torch.tensor([5, 2])}
+    asked.on_train_batch_start(trainer, None, given, 0)
+    opened = opened_teacher(str(home / "net"), trainer.datamodule)
+    of = about(trainer.datamodule, opened, asked.extractor, bf16=False)
+    rows = {5: given["concepts"][0, :T].numpy(), 2: given["concepts"][1, :T].numpy()}
+    write(home / "kept", of, {"train": np.array([2, 5])}, lambda split, n: np.stack([rows[i] for i in n]), lambda line: None)
+    for sizes in ({"net": str(home / "net"), "sae": str(home / "sae"), "layer": 2}, {"net": None}):
+        reader = Teacher(**sizes, gives=["concepts"], cached=str(home / "kept"))
+        again = {name: given[name] for name in ("tokens", "mask", "window")}
+        reader.on_train_batch_start(ready(reader), None, again, 0)
+        assert again["concepts"].equal(given["concepts"]) and reader.teacher is None
+        with pytest.raises(ValueError, match="window 5 of the test split has no labels"):
+            reader.on_test_batch_start(trainer, None, again, 0)
+    for other, words in [({"score": "random"}, "score 'attribution', not 'random'"), ({"layer": 1}, "layer 2, not 1")]:
+        sizes = {"net": str(home / "net"), "sae": str(home / "sae"), "layer": 2}
+        with pytest.raises(ValueError, match=words):
+            ready(Teacher(**sizes | other, gives=["concepts"], cached=str(home / "kept")))
+    with pytest.raises(ValueError, match="corpus 'abc', not 'xyz'"):
+        ready(Teacher(None, ["concepts"], cached=str(home / "kept")), fingerprint="xyz")
+    with pytest.raises(ValueError, match="without a net there are cached concepts only"):
+        Teacher(None, ["states"], cached=str(home / "kept"))
 
 
 def test_a_transformers_folder_is_a_teacher_too(home):

@@ -31,10 +31,12 @@ def test_a_batch_is_windows_of_the_store(data, tokenizer, attach):
             "doc": ((4, T + 3), torch.int64),
             "mask": ((4, T + 3), torch.bool),
             "bytes": ((4, T + 3), torch.int64),
+            "window": ((4,), torch.int64),
         }
         assert batch["mask"].all()
-        for tokens, doc, size in zip(*(batch[name].numpy() for name in ("tokens", "doc", "bytes"))):
-            start = next(p for p in range(0, len(flat), T) if (flat[p : p + T + 3] == tokens).all())
+        for tokens, doc, size, window in zip(*(batch[name].numpy() for name in ("tokens", "doc", "bytes", "window"))):
+            start = window * T
+            assert (flat[start : start + T + 3] == tokens).all()
             seen.add(start)
             assert (doc == documents[start : start + T + 3] - documents[start]).all()
             assert (size == made.tokenizer.token_bytes[tokens]).all()
@@ -55,7 +57,8 @@ def test_every_net_gets_the_same_windows(data, attach):
     one, eight = ([*attach(made, ahead=ahead).train_dataloader(), *made.val_dataloader()] for ahead in (1, 8))
     assert len(one) == len(eight) > 10
     for a, b in zip(one, eight):
-        assert b["tokens"].shape[1] == T + 8 and all((a[name] == b[name][:, : T + 1]).all() for name in a)
+        assert b["tokens"].shape[1] == T + 8 and (a.pop("window") == b.pop("window")).all()
+        assert all((a[name] == b[name][:, : T + 1]).all() for name in a)
     attach(made, ahead=RESERVE)
     assert len(list(made.train_dataloader())) == 10
     with pytest.raises(ValueError, match="65 tokens ahead"):
