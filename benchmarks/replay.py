@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -29,7 +29,7 @@ import yaml
 
 from benchmarks import record
 from benchmarks.record import TIMES, Record
-from benchmarks.spec import ROOT, Spec, load, spelt
+from benchmarks.spec import ROOT, Spec, expand, load, spelt
 from benchmarks.typed import typed
 
 STEPS = 3
@@ -185,8 +185,11 @@ def begin(words: list[str], tree: Path) -> tuple[dict[str, float], dict[str, str
     return numbers, {path.relative_to(tree.resolve()).as_posix(): record.code_hash(path) for path in paths}
 
 
-def replay(made: list[Record], spec: Spec) -> Replay:
-    """Replay records of one row, of the same code and different seeds; ValueError says why they stay stale."""
+def replay(made: list[Record], spec: Spec, keys: Iterable[str] = ()) -> Replay:
+    """Replay records of one row, of the same code and different seeds; ValueError says why they stay stale.
+
+    keys: of the row's other seeds, recorded or not: if the same code makes their records, the replay stands for them too.
+    """
     first = made[0]
     _refuse(made)
     words = cut(first, spec)
@@ -212,10 +215,8 @@ def replay(made: list[Record], spec: Spec) -> Replay:
     now = record.provenance()
     date, versions = datetime.now(timezone.utc).isoformat(timespec="seconds"), now["versions"]
     told = sum(value != 0 for value in old.values())
-    keys = sorted(each.key for each in made)
-    return Replay(
-        first.recipe, first.run, keys, first.code, {**kept, **after}, STEPS, told, first.commit, date, versions
-    )  # fmt: skip
+    keys = sorted({*keys, *(each.key for each in made)})
+    return Replay(first.recipe, first.run, keys, first.code, {**kept, **after}, STEPS, told, first.commit, date, versions)
 
 
 def _refuse(made: list[Record]) -> None:
@@ -237,7 +238,7 @@ def _refuse(made: list[Record]) -> None:
 
 def save(made: Replay) -> Path:
     """Write the replay, whole or not at all; it takes the place of an earlier one of the same records."""
-    path = folder() / made.recipe / f"{made.run}-{record.digest(' '.join(made.keys))}.json"
+    path = folder() / made.recipe / f"{made.run}-{record.digest(' '.join(made.keys) + str(sorted(made.before.items())))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(asdict(made), indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -276,11 +277,11 @@ def main(args: list[str] | None = None) -> int:
         print(f"{spec.name} is about times, which are of the code that took them: make reproduce-{spec.name} runs it again.")
         return 1
     records, _ = record.load(record.folder(given.scale))
-    todo, stays = groups(spec, given.scale, records), 0
+    todo, runs, stays = groups(spec, given.scale, records), expand(spec, given.scale), 0
     for group in todo:
         name = f"{group[0].run}, seed{'s' * (len(group) > 1)} {', '.join(str(r.seed) for r in group)}"
         try:
-            made = replay(group, spec)
+            made = replay(group, spec, (run.key for run in runs if _unseeded(run.command) == _unseeded(group[0].command)))
         except ValueError as error:
             print(f"{name}: stays stale, {error}", flush=True)
             stays += 1
