@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from zoo.cocomix.sae import CONFIG, SparseAutoencoder
@@ -268,28 +268,23 @@ def main(words: list[str]) -> dict[str, Any]:
     parser.add_function_arguments(train, "sae", skip={"data"})
     parser.add_subclass_arguments(LightningDataModule, "data")
     check_top_level_keys(words, ["sae", "data", *OVERLAY])
-    sections: dict[str, Any] = {}
+    sections = OmegaConf.create()
     for path in config_files(words):
         if not path.is_file():
             raise FileNotFoundError(f"there is no recipe {path}; recipes are under recipes/, scales under recipes/scales/.")
-        _merge(sections, {key: value for key, value in (yaml.safe_load(path.read_text()) or {}).items() if key not in OVERLAY})
+        sections.merge_with({key: value for key, value in OmegaConf.load(path).items() if key not in OVERLAY})
     files = [str(path) for path in config_files(words)]
     rest = [word for word in words if word not in ("-c", "--config", *files) and not word.startswith(("-c=", "--config="))]
-    layered = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves(sections)]
+    layered = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in _leaves(OmegaConf.to_container(sections))
+    ]
     given = parser.parse_args([*layered, *rest])
     made = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
     data = made(given).data
     data.prepare_data()
     data.setup()
     return train(data, **vars(given.sae))
-
-
-def _merge(base: dict, top: dict) -> None:
-    for key, value in top.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
