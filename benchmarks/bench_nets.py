@@ -98,14 +98,13 @@ def variant(name: str, shape: dict) -> Callable[[], None]:
     return step
 
 
-def times(names: list[str], shape: dict, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(CPU seconds, wall seconds) of a step per variant and round, the variants taking turns."""
-    steps = {name: variant(name, shape) for name in names}
+def times(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """(CPU seconds, wall seconds) of each step and round, the steps taking turns; each runs once before."""
     for step in steps.values():
         step()
-    taken = {name: [] for name in names}
+    taken = {name: [] for name in steps}
     for turn in range(rounds):
-        for name in names if turn % 2 == 0 else names[::-1]:
+        for name in list(steps) if turn % 2 == 0 else list(steps)[::-1]:
             cpu, wall = time.process_time(), time.perf_counter()
             steps[name]()
             taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
@@ -130,11 +129,11 @@ def transient(name: str, shape: dict) -> float:
     return (status("VmHWM") - between) / MIB
 
 
-def memory(names: list[str], quick: bool) -> dict[str, float]:
-    """Transient MiB per variant, each in a child process."""
+def memory(names: list[str], quick: bool, module: str = "bench_nets") -> dict[str, float]:
+    """MiB per variant as `module`, run with --memory, prints them: each in a child process."""
     found = {}
     for name in names:
-        command = [sys.executable, "-m", "benchmarks.bench_nets", "--memory", name, *(["--quick"] if quick else [])]
+        command = [sys.executable, "-m", f"benchmarks.{module}", "--memory", name, *(["--quick"] if quick else [])]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         found[name] = json.loads(done.stdout.splitlines()[-1])
@@ -156,8 +155,9 @@ def main(quick: bool = False, rounds: int = 3) -> list[dict]:
     """Measure everything: rows {name, ours, anchor, ratio, target, unit, ok}. Some minutes; `quick` one, to see that it works."""
     torch.set_num_threads(2)
     shape = QUICK if quick else BASE
-    taken = times(["next/fp32", "transformers/fp32", "next/bf16", "transformers/bf16"], shape, rounds)
-    taken |= times(["mtp1/fp32", "mtp4/fp32", "mtp4/one graph"], shape, max(1, rounds - 1))
+    made = lambda names: {name: variant(name, shape) for name in names}
+    taken = times(made(["next/fp32", "transformers/fp32", "next/bf16", "transformers/bf16"]), rounds)
+    taken |= times(made(["mtp1/fp32", "mtp4/fp32", "mtp4/one graph"]), max(1, rounds - 1))
     used = memory(["next/fp32", "transformers/fp32", "mtp1/fp32", "mtp4/fp32", "mtp4/one graph", "mtp4/stacked"], quick)
     tokens, rows = shape["rows"] * shape["context"], []
 

@@ -149,9 +149,9 @@ def _epochs(spec: Spec, scale: str, runs: list[Run], stores: dict[str, Store]) -
         config = run.config()
         if identity(config["data"]) not in stores:
             continue  # a need that comes along trained
+        if not run.trains:
+            continue
         module, store, trainer = datamodule(config["data"]), stores[identity(config["data"])], config["trainer"]
-        if trainer.get("max_steps", -1) == 0:
-            continue  # it measures a saved net
         if trainer.get("max_steps", -1) < 1:
             raise ValueError(f"{run.row}: a bundle counts trainer.max_steps, which the row does not set: set it.")
         windows = trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1) * module.batch * spec.scales[scale].devices

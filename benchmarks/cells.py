@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from statistics import mean, stdev
 
 from benchmarks import record, verdict
@@ -15,6 +16,8 @@ from benchmarks.record import Record
 from benchmarks.spec import Metric, Run, Spec, expand, identity
 
 _DERIVED = re.compile(r"(ratio|gap)\((.+)\)")
+_OF_CURVES = re.compile(r"saving\((.+)\)")
+_EXP = re.compile(r"exp\((.+)\)")
 _APART = {"ratio": lambda a, b: a / b if b else None, "gap": lambda a, b: a - b}
 _ITSELF = {"ratio": 1.0, "gap": 0.0}
 
@@ -103,6 +106,11 @@ class Results:
         return self.spec.runs[row].baseline or (row if row in against else None)
 
     def _values(self, row: str, key: str) -> dict[int, float]:
+        if match := _EXP.fullmatch(key):
+            return {seed: math.exp(value) for seed, value in self._values(row, match[1]).items()}
+        if match := _OF_CURVES.fullmatch(key):
+            mine, theirs = (self._curves(name, match[1]) if name else {} for name in (row, self._baseline(row)))
+            return {seed: saving(mine[seed], theirs[seed]) for seed in mine if seed in theirs and row != self._baseline(row)}
         if match := _DERIVED.fullmatch(key):
             own, other = (self._values(name, match[2]) if name else {} for name in (row, self._baseline(row)))
             values = {seed: _APART[match[1]](own[seed], other[seed]) for seed in own if seed in other}
@@ -111,6 +119,9 @@ class Results:
         return {seed: value for seed, value in values.items() if value is not None}
 
     def _curves(self, row: str, key: str) -> dict[int, list[tuple[float, float]]]:
+        if match := _EXP.fullmatch(key):
+            inner = self._curves(row, match[1])
+            return {seed: [(tokens, math.exp(value)) for tokens, value in curve] for seed, curve in inner.items()}
         if match := _DERIVED.fullmatch(key):
             own, other = (self._curves(name, match[2]) if name else {} for name in (row, self._baseline(row)))
             both = {seed: (dict(own[seed]), dict(other[seed])) for seed in own if seed in other}
@@ -122,8 +133,23 @@ class Results:
         return {seed: curve for seed, curve in curves.items() if curve}
 
 
+def saving(own: list[tuple[float, float]], other: list[tuple[float, float]]) -> float:
+    """The share of its tokens that a run could have done without and still have ended where another one did.
+
+    Curves [(tokens, value), …] of the same length in tokens, lower is better; between their points they are taken as straight.
+    Below 0 where the run ended worse: what the other one could have done without, with the sign turned.
+    """
+    sign, ahead, level = (1, own, other[-1][1]) if own[-1][1] <= other[-1][1] else (-1, other, own[-1][1])
+    for (before, high), (after, low) in pairwise([(0.0, math.inf), *ahead]):
+        if low <= level:
+            reached = after if math.isinf(high) else before + (after - before) * (high - level) / (high - low)
+            return sign * (1 - reached / ahead[-1][0])
+    raise AssertionError("a curve ends at its last point")
+
+
 def cells(spec: Spec, scale: str, records: Iterable[Record]) -> verdict.Cells:
-    """(row, key) -> seed -> value: logged metrics, measured fields, and `ratio(key)` / `gap(key)` against the row's baseline.
+    """(row, key) -> seed -> value: logged metrics, measured fields, `exp(key)`, and `ratio(key)` / `gap(key)` / `saving(key)`
+    against the row's baseline.
 
     A seed that row or baseline lacks is left out, and so is a time of a run that shared its machine.
     """

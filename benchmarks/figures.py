@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import BinaryIO
 
 import matplotlib
@@ -97,8 +98,8 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
     names = list(dict.fromkeys(row.line for row in rows.values()))
     drawn: list[tuple[Panel, bool, dict[str, list]]] = []
     for panel in spec.panels:
-        if panel.ys:
-            drawn.append((panel, False, _measured_curves(panel, results)))
+        if panel.ys or panel.along:
+            drawn.append((panel, False, _measured_curves(panel, results) if panel.ys else _along(panel, results)))
             continue
         ours = {name: [] for name in names}
         papers = {name: [] for name in names}
@@ -134,6 +135,25 @@ def _measured_curves(panel: Panel, results: Results) -> dict[str, list]:
         pairs = [(results.cells.get((name, x)), results.cells.get((name, y)), y) for x, y in zip(panel.xs, panel.ys)]
         points = [(interval(x, 0)[0], *interval(y, metric_of(results.spec, key).error)) for x, y, key in pairs if x and y]
         curves[row.label] = points
+    return curves
+
+
+def _along(panel: Panel, results: Results) -> dict[str, list]:
+    """Row's label -> [(what training took so far, mean of `y` over the seeds, half-width), …] at each validation.
+
+    What a token takes is the same all along a run, so the axis is the tokens times the run's total of it, by its tokens.
+    """
+    curves: dict[str, list] = {}
+    for name, row in results.spec.runs.items():
+        found, key = results.curves.get((name, panel.y), {}), panel.along
+        spent = {seed: results.found[name][seed].value(key) for seed in found}
+        curves[row.label] = []  # it keeps its colour in the other panels
+        if not found or not all(spent.values()):
+            continue
+        each = mean(value / results.found[name][seed].tokens for seed, value in spent.items())
+        series = [dict(curve) for curve in found.values()]
+        tokens = sorted(set.intersection(*(set(curve) for curve in series)))
+        curves[row.label] = [(t * each, *interval({i: s[t] for i, s in enumerate(series)}, None)) for t in tokens]
     return curves
 
 
@@ -178,7 +198,7 @@ def _curves(axes: Axes, panel: Panel, key: str, lines: dict[str, list], results:
             bars = [h or 0.0 for h in half] if any(half) else None
             axes.errorbar(x, y, bars, color=_colour(i), linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)])
             ends.append((name, y[-1], _colour(i)))
-    axes.xaxis.set_major_locator(_ticks() if panel.ys else FixedLocator(ticks))
+    axes.xaxis.set_major_locator(_ticks() if panel.ys or panel.along else FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))

@@ -58,7 +58,7 @@ class Plan:
 def plans(spec: Spec, scale: str, device: Device, mfu: float, devices: int | None = None) -> list[Plan]:
     """The plan of every row of the spec at this scale that trains, in its order, each after what it needs.
 
-    Rows that measure the saved net of a need (trainer.max_steps: 0) take no time worth planning, and are left out.
+    What measures the saved net of a need (trainer.max_steps: 0), and needs that are no training, are left out.
     Raises ValueError in one sentence where a run cannot be planned.
     """
     if not device.peak:
@@ -66,7 +66,7 @@ def plans(spec: Spec, scale: str, device: Device, mfu: float, devices: int | Non
     rows: dict[str, dict[str, Run]] = {}
     for run in expand(spec, scale):
         for each in (*_needs(run), run):
-            if each.config().get("trainer", {}).get("max_steps") == 0:
+            if not each.trains:
                 continue
             rows.setdefault(each.row, {})[each.key] = each
     made = []

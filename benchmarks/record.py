@@ -31,7 +31,17 @@ CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, w
 OWN_SCALES = ("smoke", "laptop")
 MEASURED_TIMES = ("seconds", "tokens_per_second", "step_seconds")
 TIMES = (*MEASURED_TIMES, "test/speedup", "test/decoded_per_second")  # the last two, with @ and the heads: zoo.evals.decoding
-MEASURED = (*MEASURED_TIMES, "parameters", "tokens", "flops", "peak_memory_mib", "allocated_mib", "epochs")
+MEASURED = (
+    *MEASURED_TIMES,
+    "parameters",
+    "tokens",
+    "flops",
+    "teacher_flops",
+    "all_flops",
+    "peak_memory_mib",
+    "allocated_mib",
+    "epochs",
+)
 CROWD = 0.15  # cores of a CPU that trains
 
 
@@ -58,6 +68,7 @@ class Record:
     parameters: int = 0
     tokens: int = 0
     flops: float = 0.0
+    teacher_flops: float = 0.0  # of another net that made what it learned from, each window once
     seconds: float = 0.0
     tokens_per_second: float = 0.0
     step_seconds: float = 0.0  # median
@@ -69,6 +80,10 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     curve: dict[str, list[list[float]]] = field(default_factory=dict)  # metric -> [[tokens, value], …] at each validation
     needs: list[str] = field(default_factory=list)  # keys of the runs it started from
+
+    @property
+    def all_flops(self) -> float:
+        return self.flops + self.teacher_flops
 
     @property
     def quiet(self) -> bool:

@@ -99,7 +99,8 @@ def _results_table(status: dict[str, dict]) -> list[str]:
         low, high = about["seeds"]
         begun = about["status"] != "planned"
         seeds = str(high) if low == high else f"{low} to {high}"
-        state = about["status"] + (", stale" if about["stale"] else ", replayed" if about["replayed"] else "")
+        of_records = ", stale" if about["stale"] else ", replayed" if about["replayed"] else ""
+        state = about["status"] + of_records * begun
         cells = [f"[{name}]({about['page']})", f"{about['item']}, arXiv:{about['paper']}", about["scale"]]
         body.append([*cells, seeds if begun else "—", about["tally"] if begun else "—", state])
     return table(["spec", "beside", "scale", "seeds", "claims of the paper", "state"], body)

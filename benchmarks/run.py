@@ -112,7 +112,8 @@ def is_valid(run: Run, known: Record, fingerprints: dict[str, str]) -> bool:
     name = identity(data)
     if name not in fingerprints:
         try:
-            fingerprints[name] = _fingerprint(data)
+            # Where a need is part of it, a tokenizer, the record says where that is.
+            fingerprints[name] = _fingerprint(known.config["data"] if "need " in str(data) else data)
         except Exception as error:  # whatever is wrong will be this run's recorded failure, not the end of the sweep
             print(f"{run.row}: the fingerprint of its data cannot be taken ({error})")
             fingerprints[name] = ""
@@ -162,13 +163,13 @@ def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: 
         home = ROOT / "runs" / run.recipe / run.name
         saved = {need.key: str(_saved(need, records).relative_to(ROOT)) for need in run.needs}
         # logs and checkpoints go to the run's own folder
-        extra = {**{f"data.init_args.{k}": v for k, v in _carried(run.config()["data"]).items()},
-                 "trainer.logger.init_args.version": run.name}  # fmt: skip
+        extra = {f"data.init_args.{k}": v for k, v in _carried(run.config()["data"]).items()}
+        extra |= {} if run.verb else {"trainer.logger.init_args.version": run.name}
         words = run.arguments(extra, saved)
         about = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": run.key,
                  "command": shlex.join(["zoo", *words]), "needs": [need.key for need in run.needs]}  # fmt: skip
         job = {"identity": about, "spec": run.spec, "arguments": words, "place": str(place), "home": str(home),
-               "devices": devices}  # fmt: skip
+               "devices": devices, **({"config": run.config(saved)} if run.verb else {})}  # fmt: skip
         name = f"{run.row}, seed {run.seed}"
         command = [sys.executable, "-m", "benchmarks.run", "--child", json.dumps(job)]
         weight = took.get((run.row, run.scale), usual)
@@ -206,6 +207,9 @@ def child(job: dict) -> None:
     about = job["identity"]
     before = record.provenance()
     print(f"  {about['command']}", flush=True)
+    if "config" in job:
+        record.save(_prepared(job, before), Path(job["place"]))
+        return
     running = Running(job["spec"], about, job["place"])
     cli = zoo.cli.main(job["arguments"], [running])
     if job["arguments"][0] == "fit":
@@ -226,6 +230,26 @@ def child(job: dict) -> None:
     )  # fmt: skip
     if cli.trainer.is_global_zero:  # the other processes of a distributed run come through here too
         record.save(done, Path(job["place"]))
+
+
+def _prepared(job: dict, before: dict) -> Record:
+    """Run a need's own verb of `zoo`; the record has what the verb says that it measured."""
+    import torch
+
+    import zoo.__main__
+
+    began = time.monotonic()
+    measured = zoo.__main__.main(job["arguments"]) or {}
+    data = datamodule(
+        {**job["config"]["data"], "init_args": {**job["config"]["data"]["init_args"], **_carried(job["config"]["data"])}}
+    )
+    data.prepare_data()
+    return Record(
+        **job["identity"], status="ok", config=job["config"], metrics={f"test/{name}": float(x) for name, x in measured.items()},
+        data={"description": data.description, "fingerprint": data.fingerprint}, threads=_threads(),
+        device=_device(torch.device("cuda" if torch.cuda.is_available() else "cpu")), seconds=time.monotonic() - began,
+        **{**record.provenance(), "commit": before["commit"], "dirty": before["dirty"]},
+    )  # fmt: skip
 
 
 def _refuse_another_budget(cli, devices: int) -> None:
@@ -291,7 +315,8 @@ def main(args: list[str] | None = None) -> int:
     if given.child:
         threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
         job = json.loads(given.child)
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # an attempt that was broken off: a record is of one uninterrupted run
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0 and "config" not in job:
+            # an attempt that was broken off: a record is of one uninterrupted run; what is only prepared goes on where it was
             shutil.rmtree(job["home"], ignore_errors=True)
         child(job)
         return 0

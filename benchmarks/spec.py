@@ -3,6 +3,7 @@
 `load` reads and checks it; `expand` turns spec and scale into the list of runs, each with the command a person could type.
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from benchmarks.typed import nearest, typed
 ROOT = Path(__file__).resolve().parents[1]
 SPECS = ROOT / "benchmarks" / "specs"
 _NEED = re.compile(r"\$\{needs\.([\w-]+)\}")
+OUT = "${out}"
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Need:
-    """A run that others start from: a teacher, an encoder. seed: None takes that of the run that needs it."""
+    """A run that others start from: a teacher, an encoder. seed: None takes that of the run that needs it.
+
+    verb: of `zoo`, where it is no training: "prepare sae". Such a need has the sections of its own recipe, and of the settings
+    that the scale gives all rows those of the data; it takes no seed. `${out}` in a value is the folder that it is to leave.
+    """
 
     recipe: str
     overrides: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    verb: str = ""
 
 
 @dataclass(frozen=True)
 class Metric:
     """One column. Several keys (heads; @1, @10, @100) share a column and are printed in this order.
 
-    A key is a logged metric, a measured field of Record, or `ratio(key)` / `gap(key)`: divided by, or less, the same of the
-    row's baseline with the same seed. error: of a measurement that is made once, its relative half-width, stated in advance (0
-    for exact counts); None: the interval comes from the seeds.
+    A key is a logged metric, a measured field of Record, `exp(key)`, or, against the row's baseline with the same seed,
+    `ratio(key)` and `gap(key)`: divided by, or less, the same of that; `saving(key)`: the share of its tokens that the row could
+    have done without to end where its baseline does, along their validation curves.
+    error: of a measurement that is made once, its relative half-width, stated in advance (0 for exact counts); None: the
+    interval comes from the seeds.
     """
 
     keys: list[str]
@@ -102,7 +111,8 @@ class Claim:
 class Panel:
     """A plot of the figure: `y` of every row against its x, a curve per `line`; `paper`: key of the paper's cells beside it.
 
-    Or, where each row measures a whole curve: `ys` against `xs`, keys of metrics, point by point, a curve per row.
+    Or, where each row measures a whole curve: `ys` against `xs`, keys of metrics, point by point, a curve per row. Or `along` the
+    run: the validation curve of `y` of every row against what training took so far.
     """
 
     title: str
@@ -115,12 +125,15 @@ class Panel:
     paper_xlabel: str = ""  # where the paper's axes are not ours
     paper_ylabel: str = ""
     log: bool = False
+    along: Literal["", "tokens", "flops", "all_flops", "seconds"] = ""  # all_flops: with the teacher's
 
 
 @dataclass(frozen=True)
 class Scale:
     """Seeds of every row, overrides on top of recipes/scales/<scale>.yaml for all rows alike, and a remark for the page.
 
+    rows, needs: overrides of single rows and needs at this scale. given: needs that are not run here but had by a name (of the
+    hub, or a folder), which takes the place of `${needs.NAME}`.
     devices: how many the recipe's batch is meant for (the tokens of a step are context × batch × accumulate × devices).
     """
 
@@ -128,12 +141,17 @@ class Scale:
     overrides: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     devices: int = 1
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    needs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Spec:
     """One table or figure. `name` is the file's stem, `table-<paper>-<n>` or `figure-<paper>-<n>`.
 
+    like: a spec that it shares runs with: its needs, what rows of the same name do, and at the scales that are named here its
+    seeds and settings, on top of which is put what is said here.
     alone: its runs are measured one at a time, with the machine for themselves.
     """
 
@@ -147,6 +165,7 @@ class Spec:
     scales: dict[str, Scale]
     needs: dict[str, Need] = field(default_factory=dict)
     panels: list[Panel] = field(default_factory=list)
+    like: str = ""
     alone: bool = False
 
 
@@ -162,6 +181,7 @@ class Run:
     files: tuple[str, ...]
     overrides: dict[str, Any]
     needs: tuple["Run", ...] = ()
+    verb: str = ""  # a need's own
 
     @cached_property
     def key(self) -> str:
@@ -173,6 +193,11 @@ class Run:
         """Of its folder under runs/<recipe>."""
         return f"{self.row}-{self.key}-s{self.seed}"
 
+    @property
+    def trains(self) -> bool:
+        """Whether it takes training steps; else it measures a saved net, or prepares something."""
+        return not self.verb and self.config().get("trainer", {}).get("max_steps") != 0
+
     def arguments(self, extra: dict[str, Any] | None = None, saved: dict[str, str] | None = None) -> list[str]:
         """What `zoo` is given: ["fit", "-c", …, "--key=value", …]; `saved`: key of a need -> folder of its saved net.
 
@@ -180,20 +205,26 @@ class Run:
         """
         layered = [word for file in self.files for word in ("-c", file)]
         folders = {need.row: (saved or {}).get(need.key, f"runs/{need.recipe}/{need.name}/pretrained") for need in self.needs}
-        settings = {**_filled_in(self.overrides, folders), **(extra or {})}
-        verb = "test" if self.overrides.get("trainer.max_steps") == 0 else "fit"
-        return [verb, *layered, *(f"--{key}={spelt(value)}" for key, value in settings.items())]
+        settings = {**_filled_in(self.overrides, folders, f"runs/{self.recipe}/{self.name}/pretrained"), **(extra or {})}
+        verb = self.verb or ("test" if self.overrides.get("trainer.max_steps") == 0 else "fit")
+        return [*verb.split(), *layered, *(f"--{key}={spelt(value)}" for key, value in settings.items())]
 
     @property
     def command(self) -> str:
         return shlex.join(["zoo", *self.arguments()])
 
-    def config(self) -> dict:
-        """The layered configuration as written: the files merged in order, then the overrides. It names the run."""
+    def config(self, saved: dict[str, str] | None = None) -> dict:
+        """The layered configuration as written: the files merged in order, then the overrides. It names the run.
+
+        saved: key of a need -> folder of what it left, which then stands where its key does.
+        """
         merged: dict = {}
         for file in self.files:
             _merge(merged, _read(ROOT / file))
-        for key, value in _filled_in(self.overrides, {need.row: f"need {need.key}" for need in self.needs}).items():
+        if self.verb:
+            merged = {section: merged[section] for section in _read(ROOT / self.files[0])}
+        folders = {need.row: (saved or {}).get(need.key, f"need {need.key}") for need in self.needs}
+        for key, value in _filled_in(self.overrides, folders).items():
             for part in reversed(key.split(".")):
                 value = {part: value}
             _merge(merged, value)
@@ -218,7 +249,7 @@ def load(path: str | Path) -> Spec:
         if path.name not in names:
             raise FileNotFoundError(f"There is no spec {str(path)!r}{nearest(str(path), names)}")
         path = SPECS / f"{path}.yaml"
-    spec = typed(Spec, {**_read(path), "name": path.stem}, "", path.name)
+    spec = typed(Spec, {**_shared(_read(path), path), "name": path.stem}, "", path.name)
     rows, keys = list(spec.runs), [key for metric in spec.metrics for key in metric.keys]
     for name, row in spec.runs.items():
         for key in row.paper.cells if row.paper else ():
@@ -227,11 +258,16 @@ def load(path: str | Path) -> Spec:
             _known(scale, list(spec.scales), f"runs.{name}.scales", path.name)
         if row.baseline:
             _known(row.baseline, rows, f"runs.{name}.baseline", path.name)
-    for place, overrides in [(f"runs.{name}", row.overrides) for name, row in spec.runs.items()] + [
-        (f"needs.{name}", need.overrides) for name, need in spec.needs.items()
-    ]:
+    given = [(f"runs.{name}.overrides", row.overrides) for name, row in spec.runs.items()]
+    given += [(f"needs.{name}.overrides", need.overrides) for name, need in spec.needs.items()]
+    for name, scale in spec.scales.items():
+        for kind, single, known in (("rows", scale.rows, rows), ("needs", scale.needs, list(spec.needs))):
+            given += [(f"scales.{name}.{kind}.{one}", overrides) for one, overrides in single.items()]
+            for one in [*single, *(scale.given if kind == "needs" else ())]:
+                _known(one, known, f"scales.{name}.{kind}", path.name)
+    for place, overrides in given:
         for word in _needed(overrides):
-            _known(word, list(spec.needs), f"{place}.overrides", path.name)
+            _known(word, list(spec.needs), place, path.name)
     for i, claim in enumerate(spec.claims):
         for row in claim.rows:
             _known(row, rows, f"claims[{i}].rows", path.name)
@@ -249,12 +285,36 @@ def load(path: str | Path) -> Spec:
         if not scale.seeds:
             raise ValueError(f"{path.name}: scales.{name}.seeds is empty: name at least one.")
     for i, panel in enumerate(spec.panels):
+        if panel.along and not panel.y:
+            raise ValueError(f"{path.name}: panels[{i}].along is of one y: name it.")
         if bool(panel.y) == bool(panel.ys) or len(panel.xs) != len(panel.ys):
             raise ValueError(f"{path.name}: panels[{i}] names one y, or as many xs as ys.")
         for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys)]:
             for key in each:
                 _known(key, keys, f"panels[{i}].{word}", path.name)
     return spec
+
+
+def _shared(own: dict, path: Path) -> dict:
+    """A spec as read, with what it takes from the one that it is `like`. Papers' cells are its own."""
+    if "like" not in own:
+        return own
+    other = path.parent / f"{own['like']}.yaml"
+    if not other.is_file():
+        raise ValueError(
+            f"{path.name}: like names {own['like']!r}{nearest(str(own['like']), [p.stem for p in path.parent.glob('*.yaml')])}"
+        )
+    base = _shared(_read(other), other)
+    rows = {name: dict(row) for name, row in base["runs"].items()}
+    for row in rows.values():
+        row.pop("paper", None)
+    runs = {name: {**rows.get(name, {}), **(row or {})} for name, row in own.get("runs", {}).items()}
+    scales = {}
+    for name, scale in own.get("scales", {}).items():
+        scales[name] = copy.deepcopy(base["scales"].get(name, {}))
+        scales[name]["rows"] = {row: settings for row, settings in scales[name].get("rows", {}).items() if row in runs}
+        _merge(scales[name], scale or {})
+    return {**own, "needs": {**base.get("needs", {}), **own.get("needs", {})}, "runs": runs, "scales": scales}
 
 
 def expand(spec: Spec, scale: str) -> list[Run]:
@@ -265,17 +325,21 @@ def expand(spec: Spec, scale: str) -> list[Run]:
     """
     if scale not in spec.scales:
         raise ValueError(f"{spec.name} has no scale {scale!r}{nearest(scale, spec.scales)}")
-    shared = spec.scales[scale].overrides
+    about = spec.scales[scale]
 
     def made(name: str, row: Row | Need, seed: int, above: tuple[str, ...] = ()) -> Run:
         if name in above:
             raise ValueError(f"{spec.name}: the needs {' -> '.join([*above, name])} go round in a circle.")
+        is_need, verb = isinstance(row, Need), row.verb if isinstance(row, Need) else ""
         seed = row.seed if isinstance(row, Need) and row.seed is not None else seed
-        needs = tuple(made(word, spec.needs[word], seed, (*above, name)) for word in _needed(row.overrides))
+        own = {**row.overrides, **(about.needs if is_need else about.rows).get(name, {})}
+        needs = tuple(made(word, spec.needs[word], seed, (*above, name)) for word in _needed(own) if word not in about.given)
+        own = _filled_in(own, {**{need.row: f"${{needs.{need.row}}}" for need in needs}, **about.given})
         recipe = row.recipe or spec.recipe
         word = "-".join(Path(recipe).with_suffix("").parts[1:])
-        overrides = {"seed_everything": seed, **shared, **row.overrides}
-        return Run(spec.name, word, name, scale, seed, (recipe, f"recipes/scales/{scale}.yaml"), overrides, needs)
+        of_data = {key: value for key, value in about.overrides.items() if key.startswith("data.")}
+        overrides = {**of_data, **own} if verb else {"seed_everything": seed, **about.overrides, **own}
+        return Run(spec.name, word, name, scale, seed, (recipe, f"recipes/scales/{scale}.yaml"), overrides, needs, verb)
 
     here = {name: row for name, row in spec.runs.items() if row.scales is None or scale in row.scales}
     return [made(name, row, seed) for seed in spec.scales[scale].seeds for name, row in here.items()]
@@ -286,15 +350,15 @@ def _needed(overrides: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(word for value in overrides.values() for word in _NEED.findall(str(value))))
 
 
-def _filled_in(overrides: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
-    """The overrides with each `${needs.NAME}` replaced, also inside lists and sections."""
+def _filled_in(overrides: dict[str, Any], words: dict[str, str], out: str = OUT) -> dict[str, Any]:
+    """The overrides with each `${needs.NAME}` replaced, and `${out}`, also inside lists and sections."""
 
     def put(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: put(each) for key, each in value.items()}
         if isinstance(value, list):
             return [put(each) for each in value]
-        return _NEED.sub(lambda m: words[m[1]], value) if isinstance(value, str) else value
+        return _NEED.sub(lambda m: words[m[1]], value).replace(OUT, out) if isinstance(value, str) else value
 
     return {key: put(value) for key, value in overrides.items()}
 

@@ -26,12 +26,13 @@ TOKENIZERS = {"hf-internal-testing/llama-tokenizer": 32000, "gpt2": 50257}  # id
 
 @dataclass(frozen=True, eq=False)
 class Net:
-    """A net that is not built yet. ahead: tokens of a window behind its context."""
+    """A net that is not built yet. ahead: tokens of a window behind its context; guides: windows -> what a teacher gives it."""
 
     make: Callable[[], nn.Module]
     make_optimizer: Callable[[nn.Module], Optimizer]
     parameters: int
     ahead: int
+    guides: Callable[[int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def built(model: str, vocab: int, context: int) -> Net:
     make = lambda: module._make_net(vocab, context)
     with torch.device("meta"):
         net = make()
-    return Net(make, module._make_optimizer, sum(p.numel() for p in net.parameters()), net.ahead)
+    guides = getattr(net, "guides", lambda windows: {})
+    return Net(make, module._make_optimizer, sum(p.numel() for p in net.parameters()), net.ahead, guides)
 
 
 def _instance(kind: type, section: dict) -> Any:
@@ -124,18 +126,19 @@ def vocabulary(data: Any) -> int:
     )
 
 
-def windows(batch: int, length: int) -> dict[str, Tensor]:
+def windows(net: Net, batch: int, context: int) -> dict[str, Tensor]:
     """A batch without content."""
     types = {"tokens": torch.long, "doc": torch.long, "mask": torch.bool}
-    return {name: torch.empty(batch, length, dtype=dtype, device="meta") for name, dtype in types.items()}
+    shape = batch, context + net.ahead
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, dtype in types.items()} | net.guides(batch)
 
 
 @functools.cache
 def micro_step_flops(net: Net, batch: int, context: int) -> int:
-    return training_flops(net.make, windows(batch, context + net.ahead))
+    return training_flops(net.make, windows(net, batch, context))
 
 
 @functools.cache
 def step_memory(net: Net, batch: int, context: int, precision: str, accumulate: int, sharded: bool, gpu: bool) -> Memory:
-    like = windows(batch, context + net.ahead)
+    like = windows(net, batch, context)
     return training_memory(net.make, net.make_optimizer, like, precision, accumulate, gpu=gpu, sharded=sharded)

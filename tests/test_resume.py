@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.zoo.cocomix.tiny_runs import LAYER, made, overlay
 from zoo.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +34,11 @@ def losses(run: Path) -> dict[int, float]:
     return {e.step: e.value for e in events.Scalars("train/loss")}
 
 
-@pytest.mark.parametrize("optimizer", ["zoo.optim.AdamW", "zoo.optim.Muon"])
-def test_killed_run_resumes_exactly(tmp_path, optimizer):
-    choice = f"--model.init_args.optimizer={optimizer}"
-    whole = main(fit_arguments(tmp_path, "--trainer.logger.init_args.version=whole", choice))
-    command = [sys.executable, "-m", "zoo", *fit_arguments(tmp_path, "--trainer.logger.init_args.version=killed", choice)]
-    checkpoint = tmp_path / "runs/mtp-code/killed/checkpoints/last.ckpt"
+def killed_and_resumed(folder: Path, *choice: str) -> None:
+    """A whole run, and one that is killed and goes on: equal losses, equal weights."""
+    whole = main(fit_arguments(folder, "--trainer.logger.init_args.version=whole", *choice))
+    command = [sys.executable, "-m", "zoo", *fit_arguments(folder, "--trainer.logger.init_args.version=killed", *choice)]
+    checkpoint = folder / "runs/mtp-code/killed/checkpoints/last.ckpt"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.01)
@@ -46,8 +46,19 @@ def test_killed_run_resumes_exactly(tmp_path, optimizer):
         assert process.wait() == -signal.SIGKILL
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < step < 40
-    resumed = main(fit_arguments(tmp_path, "--trainer.logger.init_args.version=resumed", choice, f"--ckpt_path={checkpoint}"))
-    expected, found = losses(tmp_path / "runs/mtp-code/whole"), losses(tmp_path / "runs/mtp-code/resumed")
+    resumed = main(fit_arguments(folder, "--trainer.logger.init_args.version=resumed", *choice, f"--ckpt_path={checkpoint}"))
+    expected, found = losses(folder / "runs/mtp-code/whole"), losses(folder / "runs/mtp-code/resumed")
     assert found == {s: v for s, v in expected.items() if s >= step} and len(found) == 40 - step
     for name, weight in whole.model.net.state_dict().items():
         assert torch.equal(weight, resumed.model.net.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["zoo.optim.AdamW", "zoo.optim.Muon"])
+def test_killed_run_resumes_exactly(tmp_path, optimizer):
+    killed_and_resumed(tmp_path, f"--model.init_args.optimizer={optimizer}")
+
+
+def test_so_does_one_that_learns_from_a_teacher(tmp_path):
+    made(tmp_path)
+    teacher = {"net": f"{tmp_path}/net", "sae": f"{tmp_path}/sae", "layer": LAYER, "gives": ["concepts", "logits"]}
+    killed_and_resumed(tmp_path, *overlay(tmp_path, {"n": 2, "kd": 0.1, "dropout": 0.1}, teacher))

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.spec import ROOT, SPECS, expand, load
 
 FILES = sorted(SPECS.glob("*.yaml"))
+RESOLVED: set[str] = set()
 CASES = [(path.stem, scale) for path in FILES for scale in load(path).scales]
 
 
@@ -38,6 +39,8 @@ def test_runs_are_distinct_and_their_files_exist(name, scale):
 @pytest.mark.parametrize("name, scale", CASES)
 def test_a_saved_net_is_measured_on_the_tokens_that_it_was_trained_on(name, scale):
     for run in expand(load(name), scale):
+        if run.trains:
+            continue
         mine = _text_of(run)
         for need in run.needs:
             assert _text_of(need) == mine, (run.row, need.row)
@@ -57,7 +60,8 @@ def test_runs_resolve(name, scale, capsys):
 
     first = expand(load(name), scale)[0].seed
     for run in expand(load(name), scale):
-        if run.seed == first:
+        if run.seed == first and run.key not in RESOLVED:
+            RESOLVED.add(run.key)  # specs share runs
             with pytest.raises(SystemExit) as end:
                 main([*run.arguments(), "--print_config"])
             assert end.value.code in (0, None), (run.command, capsys.readouterr().err)

@@ -16,7 +16,9 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.cocomix.labels",
         "--teacher FOLDER --sae FOLDER -c RECIPE …: label the windows of a recipe's data with a teacher's concepts",
     ),
-    "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net"),
+    "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net; with --concepts, of CoCoMix, say what it predicts"),
+    "cards": ("zoo.cocomix.cards", "LABELS -c RECIPE …: say what concepts stand for, by where they are in the training text"),
+    "steer": ("zoo.cocomix.steer", "FOLDER --concept ID: continue a prompt with a concept of CoCoMix, and of its teacher, set"),
     "solve": ("zoo.evals.passk", "FOLDER: have a saved net solve code problems (HumanEval, MBPP, APPS), pass@k"),
     "evaluate": (
         "zoo.evals.evaluate",
@@ -45,8 +47,11 @@ def main(args: list[str] | None = None, callbacks: Iterable = ()):
         from zoo.cli import main as run
 
         return run(args, callbacks)
+    module = OWN[verb][0]
+    if verb == "generate" and any(word.split("=")[0] == "--concepts" for word in args):
+        module = "zoo.cocomix.predicted"  # which `generate`, for every token net, knows nothing of
     with in_one_sentence():
-        return import_module(OWN[verb][0]).main(args[1 + verb.count(" ") :])
+        return import_module(module).main(args[1 + verb.count(" ") :])
 
 
 def run() -> None:

@@ -154,6 +154,18 @@ def test_a_panel_of_curves_that_rows_measure(spec):
     assert "two" in words(figure.axes[0]) and "four" not in words(figure.axes[0])
 
 
+def test_a_panel_along_the_runs(spec):
+    panel = lambda along: Panel("Curves", "x", "y", y="test/a", along=along)
+    spec = replace(spec, panels=[panel("tokens"), panel("all_flops"), panel("seconds")])
+    records = [
+        replace(r, tokens=4_000_000, flops=4e9, teacher_flops=4e9, seconds=8.0, crowd=1.0, device="2 threads") for r in made(spec)
+    ]
+    tokens, flops, seconds = figures.panels(spec, "desk", records).axes
+    assert [x for x, _ in curves(tokens)[0]] == TOKENS and [y for _, y in curves(tokens)[0]] == [2.0, 1.5, 1.25]
+    assert [x for x, _ in curves(flops)[0]] == [2000 * t for t in TOKENS]
+    assert curves(seconds) == [] and "no record yet" in words(seconds)  # times of runs that shared their machine
+
+
 def test_a_row_keeps_its_colour_in_every_panel_of_curves(spec):
     keys = [{"keys": [f"test/{axis}{i}" for i in (1, 2)], "label": axis, "direction": "higher", "digits": 1} for axis in "xy"]
     alone = Panel("One row", "x", "y", xs=["test/x2"], ys=["test/y2"])

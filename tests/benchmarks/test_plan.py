@@ -85,7 +85,7 @@ def test_seven_billion_parameters_on_two_hundred_billion_tokens(paper):
 
 def test_the_script_is_bash_and_starts_what_was_planned(paper, tmp_path):
     run = expand(paper, "paper")[0]
-    work = workload.Work(workload.Net(None, None, 7, 1), 4096, 4, 4, 128, 25000, "bf16-mixed", 4000, 1e22)
+    work = workload.Work(workload.Net(None, None, 7, 1, None), 4096, 4, 4, 128, 25000, "bf16-mixed", 4000, 1e22)
     row = plan.Plan((run,), work, Fit(128, "fsdp2", 2, 8, 60 * 2**30), "", 4e14)
     command = plan.launch(row, run, tmp_path)
     path = tmp_path / f"table-made-1-{run.name}.sh"
@@ -112,7 +112,7 @@ def test_the_script_is_bash_and_starts_what_was_planned(paper, tmp_path):
 @pytest.mark.parametrize("devices", [1, 2, 8, 16, 64])
 def test_any_number_of_devices_makes_the_same_step(devices):
     """The words that a plan adds, and the step that they make."""
-    work = workload.Work(workload.Net(None, None, 7, 1), 64, 4, 4, 16, 10, "32-true", 40, 1e12)
+    work = workload.Work(workload.Net(None, None, 7, 1, None), 64, 4, 4, 16, 10, "32-true", 40, 1e12)
     state = Memory(2**30, 2**30, 2**31, 2**30, 5 * 2**30, 0, 0)
     layout = plan.fit(lambda *size: state, work.batch, work.accumulate, work.devices, H100, devices)
     words = plan.sizes(plan.Plan((), work, layout, "", 1.0))

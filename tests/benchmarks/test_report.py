@@ -11,7 +11,7 @@ from benchmarks import record, report
 from benchmarks.cells import Results
 from benchmarks.page import number
 from benchmarks.record import Record
-from benchmarks.spec import Claim, expand, load
+from benchmarks.spec import Claim, Metric, expand, load
 
 T2 = 4.302652729911275  # two-sided 95 % quantile of Student's t with 2 degrees of freedom, from a printed table
 SMALL = """
@@ -139,6 +139,29 @@ def test_ratio_and_gap_are_paired_by_seed(small):
     page = report.page(small, "desk", records)
     assert dict(cells(page, "base"))["a, more than base"] == "0" and dict(cells(page, "base"))["time, of base"] == "1"
     assert dict(cells(report.page(small, "desk", []), "base"))["a, units"] == "—"
+
+
+def test_saving_is_the_share_of_the_tokens_that_a_run_could_do_without():
+    slow, fast = [(1e6, 4.0), (2e6, 3.0), (4e6, 2.0)], [(1e6, 3.5), (2e6, 2.5), (4e6, 1.5)]
+    assert numbers.saving(fast, slow) == pytest.approx(0.25)  # it reaches 2.0 half-way between 2 and 4 million
+    assert numbers.saving(slow, fast) == pytest.approx(-0.25)
+    assert numbers.saving(slow, slow) == 0.0
+    assert numbers.saving([(1e6, 1.0), (4e6, 0.5)], slow) == pytest.approx(0.75)  # at its first validation already
+
+
+def test_exponentials_and_savings_are_metrics_too(small):
+    metric = lambda key: Metric([key], key, "lower", 2)
+    spec = replace(small, metrics=[*small.metrics, metric("exp(test/a)"), metric("saving(test/a)"), metric("all_flops")])
+    curves = {"base": [[1e6, 4.0], [2e6, 2.0]], "new": [[1e6, 3.0], [2e6, 1.0]]}
+    records = [
+        made(find(spec, "laptop", row), metrics={"test/a": 2.0}, curve={"val/a": curve}, flops=3.0, teacher_flops=2.0)
+        for row, curve in curves.items()
+    ]
+    found = numbers.cells(spec, "laptop", records)
+    assert found["new", "exp(test/a)"] == {0: pytest.approx(math.e**2)} and found["new", "all_flops"] == {0: 5.0}
+    assert found["new", "saving(test/a)"] == {0: pytest.approx(0.25)} and ("base", "saving(test/a)") not in found
+    curve = numbers.Results(spec, "laptop", records).curves["new", "exp(test/a)"][0]
+    assert curve == [(1e6, pytest.approx(math.e**3)), (2e6, pytest.approx(math.e))]
 
 
 def test_a_reference_that_nobody_measured_is_a_dash(small):

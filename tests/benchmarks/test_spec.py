@@ -184,3 +184,54 @@ def test_the_key_does_not_depend_on_the_spec_or_the_rows_name(write):
     key = expand(load(write()), "laptop")[0].key
     path = write(runs={"a": GOOD["runs"]["one"], "two": GOOD["runs"]["two"]}, title="another", claims=[])
     assert expand(load(path), "laptop")[0].key == key != expand(load(path), "laptop")[1].key
+
+
+def test_a_scale_may_set_single_rows_and_needs_or_have_a_need_by_name(write):
+    scales = {
+        "laptop": {"seeds": [0], "rows": {"two": {"model.n": 5}}, "needs": {"teacher": {"model.n": 6}}, "given": {"base": "a/b"}}
+    }
+    one, two = expand(load(write(runs=TAUGHT, needs=NEEDS, scales=scales)), "laptop")
+    (teacher,) = two.needs
+    assert (one.config()["model"]["n"], two.config()["model"]["n"], teacher.config()["model"]["n"]) == (1, 5, 6)
+    assert teacher.needs == () and teacher.config()["model"]["from"] == "a/b" and "--model.from=a/b" in teacher.arguments()
+    for wrong, words in [({"rows": {"tow": {}}}, "scales.laptop.rows names 'tow'"), ({"given": {"bas": "x"}}, "names 'bas'")]:
+        with pytest.raises(ValueError, match=words):
+            load(write(runs=TAUGHT, needs=NEEDS, scales={"laptop": {"seeds": [0], **wrong}}))
+
+
+def test_a_need_may_be_another_verb_with_the_sections_of_its_recipe(write, tmp_path):
+    (tmp_path / "recipes/mtp/sae.yaml").write_text("sae: {latents: 8}\ndata: {context: 4}\n")
+    overrides = {"sae.teacher": "${needs.base}", "sae.out": "${out}"}
+    needs = {**NEEDS, "sae": {"recipe": "recipes/mtp/sae.yaml", "overrides": overrides, "seed": 0, "verb": "prepare sae"}}
+    runs = {**GOOD["runs"], "two": {"label": "x", "overrides": {"model.sae": "${needs.sae}"}}}
+    scales = {"laptop": {"seeds": [3], "overrides": {"trainer.max_steps": 3, "data.context": 2}}}
+    run = expand(load(write(runs=runs, needs=needs, scales=scales)), "laptop")[1]
+    (sae,) = run.needs
+    folder = f"runs/mtp-sae/{sae.name}/pretrained"
+    assert sae.arguments()[:6] == ["prepare", "sae", "-c", "recipes/mtp/sae.yaml", "-c", "recipes/scales/laptop.yaml"]
+    assert sae.arguments()[6] == "--data.context=2" and f"--sae.out={folder}" in sae.arguments()[7:]
+    assert run.arguments()[-1] == f"--model.sae={folder}"
+    (base,) = sae.needs
+    assert sae.config() == {"sae": {"latents": 8, "teacher": f"need {base.key}", "out": "${out}"}, "data": {"context": 2}}
+    assert sae.config({base.key: "there"})["sae"]["teacher"] == "there"
+    assert run.trains and not sae.trains
+
+
+def test_a_spec_like_another_shares_its_runs(write, tmp_path):
+    of_one = {"seeds": [0, 1], "overrides": {"trainer.max_steps": 3}, "rows": {"two": {"model.n": 3}}}
+    one = write(needs=NEEDS, scales={"laptop": of_one})
+    scales = {"laptop": {"seeds": [1], "rows": {"three": {"model.n": 4}}}}
+    runs = {"two": {}, "three": {"label": "n = 4", "overrides": {"model.of": "${needs.base}"}}}
+    own = {**GOOD, "like": "table-x-1", "runs": runs, "claims": [], "scales": scales}
+    (tmp_path / "table-x-2.yaml").write_text(yaml.safe_dump(own))
+    both = load(tmp_path / "table-x-2.yaml")
+    (three, two), theirs = expand(both, "laptop"), expand(load(one), "laptop")
+    assert two.key in {run.key for run in theirs} and two.seed == 1 and both.runs["two"].label == "n = 2"
+    assert three.config()["model"]["n"] == 4 and three.config()["trainer"]["max_steps"] == 3 and three.needs[0].row == "base"
+    own["runs"] = {"one": {}}
+    own["scales"] = {"laptop": {}}
+    (tmp_path / "table-x-2.yaml").write_text(yaml.safe_dump(own))
+    assert load(tmp_path / "table-x-2.yaml").runs["one"].paper is None  # of another table
+    (tmp_path / "table-x-2.yaml").write_text(yaml.safe_dump({**own, "like": "table-x-9"}))
+    with pytest.raises(ValueError, match=r"table-x-2\.yaml: like names 'table-x-9'"):
+        load(tmp_path / "table-x-2.yaml")

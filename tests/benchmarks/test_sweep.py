@@ -306,6 +306,60 @@ def test_in_a_bundle_a_need_that_came_along_does_not_run(house, monkeypatch):
     assert [words[0] for words in ran(root)] == ["2"]
 
 
+VERB = """
+title: made up
+source: {arxiv: "0000.00000", item: Table 9}
+recipe: recipes/made/up.yaml
+needs:
+  labels: {recipe: recipes/made/labels.yaml, verb: prepare made, seed: 0, overrides: {of: x, out: "${out}"}}
+runs:
+  taught: {label: taught, overrides: {model.n: 2, model.labels: "${needs.labels}"}}
+metrics: [{keys: [test/a], label: a, direction: lower, digits: 2}]
+claims: []
+scales: {laptop: {seeds: [0]}}
+"""
+MAIN = """
+import os
+def main(words):
+    folder = next(word for word in words if word.startswith("--out=")).partition("=")[2]
+    with open("order.txt", "a") as file: print("prepare", *words, os.path.isdir(folder), file=file)
+    os.makedirs(folder, exist_ok=True)
+    if not os.path.exists(os.path.join(folder, "half")):
+        open(os.path.join(folder, "half"), "w").close()
+        raise ValueError("stopped half-way")
+    return {"made": 3}
+"""
+
+
+def test_a_need_of_another_verb_is_prepared_goes_on_and_is_recorded(house):
+    root = house()
+    (root / "table-made-2.yaml").write_text(VERB)
+    (root / "recipes/made/labels.yaml").write_text("data: {class_path: zoo.made.Made, init_args: {}}\n")
+    (root / "zoo/__main__.py").write_text(MAIN)
+    (root / "torch.py").write_text(
+        "from types import SimpleNamespace as NS\ncuda = NS(is_available=lambda: False)\n"
+        "device = lambda kind: NS(type=kind)\nget_num_threads = lambda: 1\n"
+    )
+    (root / "lightning/pytorch").mkdir(parents=True)
+    (root / "lightning/__init__.py").write_text((root / "lightning.py").read_text())
+    (root / "lightning/pytorch/__init__.py").write_text("class LightningDataModule: pass")
+    (root / "zoo/made.py").write_text(
+        "from lightning.pytorch import LightningDataModule\n"
+        "class Made(LightningDataModule):\n"
+        "    description, fingerprint = 'made-up data', 'f0'\n"
+        "    def prepare_data(self): pass\n"
+    )
+    assert run.main(["table-made-2"]) == 1 and ("labels", "failed") in records(root)
+    assert run.main(["table-made-2"]) == 0  # what it had made was kept
+    done = records(root)["labels", "ok"]
+    assert done.metrics == {"test/made": 3.0} and done.data["fingerprint"] == "f0" and done.seconds > 0
+    assert done.config["of"] == "x" and done.config["data"]["class_path"] == "zoo.made.Made"
+    folder = f"{done.folder.relative_to(root).as_posix()}/pretrained"
+    words = ran(root)
+    assert [line[0] for line in words] == ["prepare", "prepare", "2"] and [line[-1] for line in words[:2]] == ["False", "True"]
+    assert f"--out={folder}" in words[0] and f"--model.labels={folder}" in words[2]
+
+
 def test_another_need_is_another_run(house):
     root = house()
     (root / "table-made-2.yaml").write_text(NEEDY)

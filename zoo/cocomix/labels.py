@@ -12,7 +12,7 @@ import torch
 
 from zoo.cocomix.attribution import ConceptExtractor, Score
 from zoo.cocomix.sae import SparseAutoencoder
-from zoo.cocomix.teacher import about, opened_teacher
+from zoo.cocomix.teacher import about, opened_teacher, reading_flops
 from zoo.data import labels
 from zoo.data.order import permute
 
@@ -31,14 +31,13 @@ def windows(data, seeds: list[int] | None, micro_batches: int) -> dict[str, np.n
     return {"train": train, **{split: each.window(np.arange(each.scored)) for split, each in scored.items()}}
 
 
-def main(words: list[str]) -> None:
+def main(words: list[str]) -> dict[str, float]:
     rest = "All other words are of `zoo prepare`: recipe, overlays and settings of the runs that will read the labels."
     parser = argparse.ArgumentParser("zoo prepare concepts", description=__doc__.split(": ", 1)[1], epilog=rest)
     parser.add_argument(
         "--teacher", required=True, help="folder of a saved net (ours, or transformers' GPT-2 or Llama), or a hub name"
     )
-    parser.add_argument("--sae", required=True, help="folder that sae-lens saved, or with --sae_id the name of a release")
-    parser.add_argument("--sae_id", help='which of the release: "blocks.5.hook_resid_post"')
+    parser.add_argument("--sae", required=True, help="folder that sae-lens saved, or one of its releases: RELEASE/ID")
     parser.add_argument("--layer", type=int, default=6, help="blocks below the states (default: %(default)s)")
     parser.add_argument("--labels", type=int, default=4, help="K_attr, per position (default: %(default)s)")
     parser.add_argument("--score", choices=get_args(Score), default="attribution")
@@ -55,7 +54,7 @@ def main(words: list[str]) -> None:
     data.setup()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = opened_teacher(given.teacher, data)
-    sae = SparseAutoencoder.released(given.sae, given.sae_id) if given.sae_id else SparseAutoencoder.load(given.sae)
+    sae = SparseAutoencoder.opened(given.sae)
     if sae.latents >= labels.NONE:
         raise ValueError(
             f"The autoencoder has {sae.latents} latents and labels are 16 bits wide: take one of fewer than {labels.NONE}."
@@ -68,7 +67,6 @@ def main(words: list[str]) -> None:
     if seeds is not None and trainer.max_steps < 1:
         raise ValueError("--seeds needs trainer.max_steps, which says how far the runs read: set it, or leave --seeds out.")
     wanted = windows(data, seeds, trainer.max_steps * trainer.accumulate_grad_batches * trainer.world_size)
-    seen: list[np.ndarray] = []
 
     def make(split: str, numbers: np.ndarray) -> np.ndarray:
         found = []
@@ -77,23 +75,32 @@ def main(words: list[str]) -> None:
             tokens = torch.from_numpy(data.stores[split].windows(starts, data.context + 1)).to(device)
             with torch.autocast(device, torch.bfloat16, enabled=given.bf16):
                 found.append(extractor(tokens).cpu().numpy())
-        seen.append(np.bincount(np.concatenate(found).ravel() + 1, minlength=sae.latents + 1))
         return np.concatenate(found)
 
     began = time.monotonic()
+    of["flops"] = reading_flops(teacher.net, extractor, data.context)  # of a window
     count = labels.write(folder, of, wanted, make, lambda line: print(line, flush=True))
     print(f"labels: {folder}: {count:,} windows labelled in {time.monotonic() - began:.0f} s, the others were there")
-    if seen:
-        print(health(sum(seen)))
+    found = health(labels.WindowLabels(folder, "train").counts(sae.latents))
+    print(
+        f"  training split: {found['without']:.1%} of the places have no label; {found['used']:,.0f} of {sae.latents:,} concepts "
+        f"occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy of a label "
+        f"{found['entropy']:.2f} nats"
+    )
+    return found
 
 
-def health(counts: np.ndarray) -> str:
-    """What labels are like, from how often each of (none, concept 0, concept 1, …) was given: (C + 1,)."""
+def health(counts: np.ndarray) -> dict[str, float]:
+    """What labels are like, from how often each of (none, concept 0, concept 1, …) was given: (C + 1,).
+
+    without: share of the places without a label; used: concepts that occur; frequent: what share of the labels the most frequent
+    1 % of all concepts are; entropy of a label, in nats.
+    """
     none, counts = counts[0], counts[1:]
     shares = np.sort(counts)[::-1] / max(counts.sum(), 1)
-    entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
-    top = shares[: max(1, len(shares) // 100)].sum()
-    return (
-        f"  {none / max(none + counts.sum(), 1):.1%} of the places have no label; {(counts > 0).sum():,} of {len(counts):,} "
-        f"concepts occur, the most frequent 1 % of all are {top:.0%} of the labels; entropy of a label {entropy:.2f} nats"
-    )
+    return {
+        "without": none / max(none + counts.sum(), 1),
+        "used": float((counts > 0).sum()),
+        "frequent": shares[: max(1, len(shares) // 100)].sum(),
+        "entropy": -(shares[shares > 0] * np.log(shares[shares > 0])).sum(),
+    }

@@ -9,12 +9,13 @@ from zoo.nn.transformer import Transformer
 
 
 def active_parameters(net: CoCoMix) -> int:
-    """Parameters that a forward pass uses: the trunk's, the predictor's C d, and K_SAE d of the compressor.
+    """Parameters that a forward pass uses: the trunk's and the heads', the predictor's C d, and K_SAE d of the compressor.
 
     The vectors of the mixer are left out, as in the paper's count.
     """
     concepts, dim = net.mixer.predictor.weight.shape
-    return sum(p.numel() for p in net.trunk.parameters()) + (concepts + net.mixer.keep) * dim
+    count = lambda module: sum(p.numel() for p in module.parameters())
+    return count(net) - count(net.mixer) + (concepts + net.mixer.keep) * dim
 
 
 def matched_dim(net: CoCoMix, multiple: int = 16) -> int:

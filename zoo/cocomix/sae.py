@@ -43,6 +43,14 @@ class SparseAutoencoder(nn.Module):
         self.shift = nn.Parameter(torch.zeros(dim))
 
     @classmethod
+    def opened(cls, name: str | Path) -> "SparseAutoencoder":
+        """The one in this folder, or with this name among sae-lens' releases: the paper's is
+        "gpt2-small-resid-post-v5-32k/blocks.5.hook_resid_post"."""
+        if Path(name).expanduser().is_dir() or str(name).count("/") != 1:
+            return cls.load(Path(name).expanduser())
+        return cls.released(*str(name).split("/"))
+
+    @classmethod
     def load(cls, folder: str | Path) -> "SparseAutoencoder":
         """What sae-lens saved to `folder` (`save_inference_model`, or the files of a release), frozen.
 
@@ -59,7 +67,7 @@ class SparseAutoencoder(nn.Module):
 
     @classmethod
     def released(cls, release: str, name: str) -> "SparseAutoencoder":
-        """One of sae-lens' releases, from the hub: "gpt2-small-resid-post-v5-32k", "blocks.5.hook_resid_post" is the paper's."""
+        """One of sae-lens' releases, from the hub."""
         from sae_lens import SAE  # takes many seconds
 
         try:
@@ -132,4 +140,6 @@ class SparseAutoencoder(nn.Module):
     def _pre(self, x: Tensor) -> Tensor:
         matrix = product_type(self.encoder.weight)
         shifted = x - self.shift if self.centred else x
+        if matrix.dtype == x.dtype:
+            return F.linear(shifted, matrix, self.encoder.bias)  # one pass over C numbers a row less
         return F.linear(shifted.to(matrix.dtype), matrix).to(x.dtype) + self.encoder.bias

@@ -1,5 +1,6 @@
 """A frozen teacher that reads every batch before the student does (CoCoMix, secs. 2.1 and 3)."""
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from zoo.cocomix.attribution import NONE, ConceptExtractor, Score
 from zoo.cocomix.sae import SparseAutoencoder
 from zoo.data.labels import WindowLabels, belongs, read_about
 from zoo.evals.checkpoint import Checkpoint, open_checkpoint
+from zoo.meter import training_flops
 from zoo.pretrained import CONFIG
 
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
@@ -26,8 +28,8 @@ class Teacher(L.Callback):
             paper's: "openai-community/gpt2"), with the data's tokenizer. None, with `cached`: those labels are taken as they are.
         gives: what is added, for `zoo.cocomix.CoCoMix`: "concepts" (B, T + ahead, K), labels as `ConceptExtractor` finds them;
             "states" (B, T, E), hidden states after `layer` blocks; "logits": teacher (B, T, F) and unembedding (V, F).
-        sae: for concepts, the autoencoder of the states after `layer` blocks: a folder that sae-lens saved, or, with sae_id, one
-            of its releases (the paper's: "gpt2-small-resid-post-v5-32k", "blocks.5.hook_resid_post").
+        sae: for concepts, the autoencoder of the states after `layer` blocks: a folder that sae-lens saved, or one of its
+            releases (the paper's: "gpt2-small-resid-post-v5-32k/blocks.5.hook_resid_post").
         layer: blocks below the states (6 of GPT-2's 12: "layer index 5").
         labels, score, candidates: of `ConceptExtractor`.
         cached: folder of labels that `zoo prepare concepts` wrote for these windows: concepts are read there, not computed.
@@ -41,7 +43,6 @@ class Teacher(L.Callback):
         net: str | None,
         gives: list[Literal["concepts", "states", "logits"]],
         sae: str | None = None,
-        sae_id: str | None = None,
         layer: int = 6,
         labels: int = 4,
         score: Score = "attribution",
@@ -54,11 +55,12 @@ class Teacher(L.Callback):
             raise ValueError("Teacher: `sae` and concepts among `gives` go together: give both, or neither.")
         if not gives:
             raise ValueError("Teacher: `gives` is empty: name concepts, states or logits, or leave the teacher out.")
-        self.net, self.gives, self.sae, self.sae_id, self.layer, self.cached = net, gives, sae, sae_id, layer, cached
+        self.net, self.gives, self.sae, self.layer, self.cached = net, gives, sae, layer, cached
         self.choice = {"labels": labels, "score": score, "candidates": candidates}
         self.teacher: nn.Module | None = None
         self.extractor: ConceptExtractor | None = None
         self.kept: dict[str, WindowLabels] = {}
+        self.flops: tuple[float, float] | None = None
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Raises FileNotFoundError or ValueError, in a sentence, where the teacher cannot be had or does not fit the data."""
@@ -78,8 +80,8 @@ class Teacher(L.Callback):
             )
         self.teacher = opened.net.requires_grad_(False).eval().to(device)
         if self.sae is not None:
-            sae = SparseAutoencoder.released(self.sae, self.sae_id) if self.sae_id else SparseAutoencoder.load(self.sae)
-            self.extractor = ConceptExtractor(self.teacher, sae.to(device), self.layer, **self.choice)
+            sae = SparseAutoencoder.opened(self.sae).to(device)
+            self.extractor = ConceptExtractor(self.teacher, sae, self.layer, **self.choice)
             if self.cached is not None:
                 kept = read_about(Path(self.cached))
                 belongs(Path(self.cached), about(trainer.datamodule, opened, self.extractor, kept.get("products") == "bfloat16"))
@@ -87,7 +89,26 @@ class Teacher(L.Callback):
                     self.teacher = self.extractor = None  # it has nothing left to do
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if self.flops is None:
+            self.flops = self._window_flops(trainer.datamodule.context)
         self._read(trainer, batch, "train")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Leaves teacher_flops for the benchmark runner: what the teacher took so far, of cached labels each window once."""
+        windows = (batch_idx + 1) * len(batch["tokens"]) * trainer.world_size
+        online, cached = self.flops
+        most = trainer.datamodule.windows("train")
+        module.measured = {**getattr(module, "measured", {}), "teacher_flops": online * windows + cached * min(windows, most)}
+
+    def _window_flops(self, context: int) -> tuple[float, float]:
+        """Floating-point operations for a window: what runs here, and what was spent when its cached labels were made."""
+        cached = float(self.kept["train"].about.get("flops", 0.0)) if self.kept else 0.0
+        if self.teacher is None:
+            return 0.0, cached
+        extractor = None if self.kept or "concepts" not in self.gives else self.extractor
+        layers = len(self.teacher.trunk.layers) if "logits" in self.gives else self.layer
+        reads = "logits" in self.gives or "states" in self.gives
+        return reading_flops(self.teacher, extractor, context, layers if reads else 0), cached
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
         self._read(trainer, batch, "validation")
@@ -113,6 +134,29 @@ class Teacher(L.Callback):
         if self.kept:
             return torch.from_numpy(self.kept[split][batch["window"].cpu().numpy()]).to(batch["tokens"].device)
         return self.extractor(batch["tokens"][:, : length + 1])
+
+
+class _Reading(nn.Module):
+    """What a teacher does to a window, in the form that `training_flops` counts."""
+
+    def __init__(self, teacher: nn.Module, extractor: ConceptExtractor | None, layers: int):
+        super().__init__()
+        self.teacher, self.extractor, self.layers = teacher, extractor, layers
+
+    def forward(self, batch: dict[str, Tensor]) -> dict:
+        with torch.no_grad():
+            if self.extractor is not None:
+                self.extractor(batch["tokens"])
+            if self.layers:
+                self.teacher.trunk.blocks(self.teacher.trunk.embed(batch["tokens"][:, :-1]), stop=self.layers)
+        return {"loss": torch.zeros((), requires_grad=True)}
+
+
+def reading_flops(teacher: nn.Module, extractor: ConceptExtractor | None, context: int, layers: int = 0) -> float:
+    """Floating-point operations for one window of `context` tokens: of labelling it, if there is an extractor, and of sending it
+    through `layers` blocks of the teacher."""
+    make = lambda: copy.deepcopy(_Reading(teacher, extractor, layers)).to("meta")
+    return float(training_flops(make, {"tokens": torch.empty(1, context + 1, dtype=torch.int64)}))
 
 
 def about(data, teacher: Checkpoint, extractor: ConceptExtractor, bf16: bool) -> dict:

@@ -126,6 +126,13 @@ class WindowLabels:
     def __reduce__(self):
         return WindowLabels, (self.folder, self.split)  # workers map the files anew
 
+    def counts(self, ids: int) -> np.ndarray:
+        """How often there is none, and each of so many ids: (ids + 1,)."""
+        found = np.zeros(NONE + 1, np.int64)
+        for shard in self._ids:
+            found += np.bincount(shard.ravel(), minlength=NONE + 1)
+        return np.concatenate([found[NONE:], found[:ids]])
+
     def __getitem__(self, windows: np.ndarray) -> np.ndarray:
         """Ids (n, T, K) int64 of windows (n,), -1 where there is none. ValueError for a window without labels."""
         windows = np.asarray(windows, np.int64)

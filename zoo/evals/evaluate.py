@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import logging
 import math
 import os
 import platform
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from zoo.evals.tasks import Loaded, load_tasks
 
 RESAMPLES = 1000  # bootstrap draws, where a metric's standard error has no closed form
 PACKAGES = ("lm_eval", "torch", "datasets", "tokenizers", "numpy")
@@ -75,10 +76,8 @@ def evaluate(
     if files:
         os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    _require_lm_eval()
 
     from zoo.evals.checkpoint import open_checkpoint
-    from zoo.evals.tasks import load_tasks
 
     opened = open_checkpoint(folder)
     net = opened.net.to(_device(device))
@@ -86,7 +85,6 @@ def evaluate(
     if heads is not None and heads > most:
         raise ValueError(f"--heads {heads}: this net has {most}.")
     names = [name for name in tasks.split(",") if name]
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     loaded = load_tasks(names, files, shots)
 
     from zoo.evals.harness import Harness
@@ -96,10 +94,7 @@ def evaluate(
         model = Harness(
             net, opened.tokenizer, batch=batch, heads=most if heads is None else heads, prefix=opened.prefix, seed=seed
         )
-        results[task.name] = _run(task, model, limit)
-        ran = results[task.name]
-        cut = f", {ran['truncated']:,} of {ran['requests']:,} requests truncated" if ran["truncated"] else ""
-        print(f"{task.name}: {ran['documents']:,} documents, {ran['seconds']:.0f} s{cut}", flush=True)
+        results[task.name] = run(task, model, limit)
     print(table(results))
     record = {
         "what": "evaluate",
@@ -126,29 +121,25 @@ def evaluate(
     return save(record, home / f"evaluate-{_stem(names)}.json")
 
 
-def _require_lm_eval() -> None:
-    try:
-        importlib.metadata.version("lm_eval")
-    except importlib.metadata.PackageNotFoundError:
-        raise ValueError("zoo evaluate needs the package lm_eval, which is not installed: pip install 'zoo[eval]'.") from None
-
-
 def _device(name: str) -> torch.device:
     if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
         raise ValueError(f"--device {name} is not there: take cpu.")
     return torch.device(name)
 
 
-def _run(task, model, limit: int | None) -> dict[str, Any]:
-    """One task's entry of the record."""
-    from lm_eval.evaluator import evaluate as run
+def run(task: Loaded, model, limit: int | None) -> dict[str, Any]:
+    """Have a `zoo.evals.harness.Harness` do a task, say so in a line, and give its entry of a record."""
+    from lm_eval.evaluator import evaluate as run_all
 
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval would fork a process per core for one bootstrap: same numbers
     started = time.perf_counter()
     heard = io.StringIO()  # bars and notices
     with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
-        found = run(lm=model, task_dict=task.found, limit=limit, bootstrap_iters=RESAMPLES, log_samples=False)
+        found = run_all(lm=model, task_dict=task.found, limit=limit, bootstrap_iters=RESAMPLES, log_samples=False)
     seconds = time.perf_counter() - started
     counts = {name: found["n-samples"][name]["effective"] for name in found["n-samples"]}
+    cut = f", {model.truncated:,} of {model.requests:,} requests truncated" if model.truncated else ""
+    print(f"{task.name}: {sum(counts.values()):,} documents, {seconds:.0f} s{cut}", flush=True)
     return {
         "metrics": {name: metrics(row) for name, row in {**found["results"], **found.get("groups", {})}.items()},
         "documents": sum(counts.values()),

@@ -1,7 +1,9 @@
 """lm-eval's tasks by name: on documents of local files, on the hub's, or as a YAML file of one's own."""
 
 import contextlib
+import importlib.metadata
 import io
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,10 @@ SPLITS = {
 FEWSHOT_SEED = 1234  # lm-eval's own
 
 
+class Unavailable(ValueError):
+    """What a task needs cannot be had here and now: lm-eval, another package, or a data set of the hub."""
+
+
 class Loaded(NamedTuple):
     """One name of the command line, ready to run. found: as lm-eval's TaskManager gives it; source: for the record."""
 
@@ -37,9 +43,11 @@ def load_tasks(names: Sequence[str], files: Sequence[str] = (), shots: int | Non
         files: folders, searched for the tasks' files, or TASK=FILE. Where any are given, nothing comes from the hub.
         shots: worked examples before each question; None leaves the task's own number.
 
-    Raises ValueError or FileNotFoundError, in a sentence, for an unknown name, missing or unfit files, no connection to the hub,
-    and tasks that run code.
+    Raises ValueError or FileNotFoundError, in a sentence, for an unknown name, missing or unfit files, no connection to the hub
+    (`Unavailable`), and tasks that run code.
     """
+    _require_lm_eval()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None or not names:
         raise ValueError(f"the task {doubled!r} is named twice." if doubled else "no task is named: give --tasks lambada,piqa,…")
@@ -49,6 +57,8 @@ def load_tasks(names: Sequence[str], files: Sequence[str] = (), shots: int | Non
             made = _from_yaml(name)
         elif files:
             made = _from_files(name, files)
+        elif (layout := layout_of(name)) and layout.task == name:
+            made = _from_hub(name, _manager(layout.folder))
         else:
             manager = manager or _everything()
             made = _from_hub(name, manager)
@@ -202,12 +212,12 @@ def _load(name: str, manager) -> dict:
         with contextlib.redirect_stderr(io.StringIO()):  # the hub client reports each of its attempts
             found = manager.load([name])
     except ImportError as error:
-        raise ValueError(f"{name} needs the package {error.name}, which is not installed: install it.") from error
+        raise Unavailable(f"{name} needs the package {error.name}, which is not installed: install it.") from error
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(f"{name}: {reason} (a relative path in a task file counts from the working folder).") from error
     except OSError as error:
-        raise ValueError(
+        raise Unavailable(
             f"{name}: its data set cannot be had from the hub ({str(error).splitlines()[0]}): check the network, or give local "
             "files with --files DIR."
         ) from error
@@ -215,6 +225,13 @@ def _load(name: str, manager) -> dict:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name}: lm-eval cannot load this task ({type(error).__name__}: {reason}).") from error
     return {"tasks": found["tasks"], "groups": found.get("groups", {}), "group_map": found.get("group_map", {})}
+
+
+def _require_lm_eval() -> None:
+    try:
+        importlib.metadata.version("lm_eval")
+    except importlib.metadata.PackageNotFoundError:
+        raise Unavailable("The package lm_eval, whose tasks these are, is not installed: pip install 'zoo[eval]'.") from None
 
 
 def _set_shots(task, shots: int | None) -> None:

@@ -150,7 +150,10 @@ def predict(
     shape = hidden.shape[:-1]
     labels = None if labels is None else labels.reshape(-1, labels.shape[-1])
     weights = None if weights is None else weights.reshape(-1)
-    loss, nll, logits, ids = _Predict.apply(hidden.reshape(-1, hidden.shape[-1]), weight, bias, labels, weights, keep, chunk)
+    inputs = hidden.reshape(-1, hidden.shape[-1]), weight, bias
+    if not torch.is_grad_enabled():  # a Function is told which inputs want gradients, not that nobody asks for them
+        inputs = [x.detach() for x in inputs]
+    loss, nll, logits, ids = _Predict.apply(*inputs, labels, weights, keep, chunk)
     return loss, nll.view(shape), logits.view(*shape, keep), ids.view(*shape, keep)
 
 
@@ -169,10 +172,17 @@ class _Predict(torch.autograd.Function):
         logits = torch.empty(count, keep, dtype=exact, device=hidden.device)
         ids = torch.empty(count, keep, dtype=torch.int64, device=hidden.device)
         rows = torch.ones_like(nll) if weights is None else weights.to(exact)
+        # Buffers for the whole loop: fresh ones of this size would be handed back to the system and faulted in again every time.
+        scores = torch.empty(min(chunk, count), len(matrix), dtype=exact, device=hidden.device)
+        products = scores if matrix.dtype == exact else torch.empty_like(scores, dtype=matrix.dtype)
         for first in range(0, count, chunk):
-            part = slice(first, first + chunk)
+            part = slice(first, min(first + chunk, count))
             x = hidden[part].to(matrix.dtype)
-            z = torch.mm(x, matrix.t()).to(exact) + bias.to(exact)  # (rows, C)
+            z, low = scores[: len(x)], products[: len(x)]
+            if matrix.dtype == exact:
+                torch.addmm(bias.to(exact), x, matrix.t(), out=z)  # (rows, C)
+            else:
+                z.copy_(torch.mm(x, matrix.t(), out=low)).add_(bias)
             torch.topk(z, keep, out=(logits[part], ids[part]))
             if labels is None:
                 continue
@@ -189,11 +199,12 @@ class _Predict(torch.autograd.Function):
             scale = (rows[part] * there)[:, None]
             if grad_bias is not None:
                 grad_bias.addmv_(z.t(), scale[:, 0])
-            z = z.to(matrix.dtype)
+            if matrix.dtype != exact:
+                low.copy_(z)
             if grad_hidden is not None:
-                grad_hidden[part] = torch.mm(z, matrix) * scale
+                grad_hidden[part] = torch.mm(low, matrix) * scale
             if grad_weight is not None:
-                add_outer(grad_weight, z, (x * scale).to(matrix.dtype))
+                add_outer(grad_weight, low, (x * scale).to(matrix.dtype))
         ctx.gradients, ctx.types = gradients, [hidden.dtype, weight.dtype, bias.dtype]
         ctx.save_for_backward(hidden, weight, ids)
         ctx.mark_non_differentiable(nll, ids)

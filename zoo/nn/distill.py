@@ -26,6 +26,8 @@ def linear_distillation(
     """
     rows, teacher_rows = hidden.reshape(-1, hidden.shape[-1]), teacher_hidden.detach().reshape(-1, teacher_hidden.shape[-1])
     arguments = targets.reshape(-1), weights.reshape(-1), teacher_rows, product_type(teacher_weight), lam, chunk
+    if not torch.is_grad_enabled():  # a Function is told which inputs want gradients, not that nobody asks for them
+        rows, weight = rows.detach(), weight.detach()
     loss, nll, divergence = _LinearDistillation.apply(rows, weight, *arguments)
     return loss, nll.view(targets.shape), divergence.view(targets.shape)
 

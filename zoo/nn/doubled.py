@@ -25,14 +25,24 @@ class DoubledCache:
     """A cache of tokens, of which the layers from `start` on hold two slots each.
 
     `lower` and `upper` are what the layers below and from `start` on are given. All else is counted in tokens, as in `Cache`.
+    extra: layers of one slot a token above the doubled ones, as heads are; in `lower` they are layers `start`, `start` + 1, …
     """
 
     def __init__(
-        self, start: int, layers: int, batch_size: int, capacity: int, heads: int, head_dim: int, dtype=None, device=None
+        self,
+        start: int,
+        layers: int,
+        batch_size: int,
+        capacity: int,
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        extra: int = 0,
     ):
-        self.start, self.sizes = start, (heads, head_dim, dtype, device)
-        self.lower = Cache(start, batch_size, capacity, *self.sizes)
-        self.upper = _Above(start, layers - start, batch_size, 2 * capacity, *self.sizes)
+        self.start, self.sizes = start, (heads, head_dim, dtype, device, extra)
+        self.lower = Cache(start + extra, batch_size, capacity, heads, head_dim, dtype, device)
+        self.upper = _Above(start, layers - start, batch_size, 2 * capacity, heads, head_dim, dtype, device)
 
     def empty(self, batch_size: int, capacity: int) -> "DoubledCache":
         """Another one of these layers."""

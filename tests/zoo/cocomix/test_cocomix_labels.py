@@ -10,6 +10,7 @@ from zoo.cli import main as lightning
 from zoo.cocomix.attribution import ConceptExtractor
 from zoo.cocomix.labels import health
 from zoo.cocomix.sae import SparseAutoencoder
+from zoo.cocomix.teacher import reading_flops
 from zoo.data.labels import WindowLabels
 from zoo.data.tokenizer import Bytes
 from zoo.ntp import NextToken
@@ -41,7 +42,7 @@ def words(home, *more):
 
 
 def test_labels_are_those_of_the_windows_that_a_run_reads(home, capsys):
-    main(words(home, "--seeds", "0,3"))
+    first = main(words(home, "--seeds", "0,3"))
     assert "have no label" in capsys.readouterr().out
     data = lightning(["prepare", "-c", str(home / "recipe.yaml"), "--seed_everything=3"]).datamodule
     data.setup()
@@ -58,7 +59,12 @@ def test_labels_are_those_of_the_windows_that_a_run_reads(home, capsys):
     main(words(home, "--seeds", "0"))
     assert "0 windows labelled" in capsys.readouterr().out
     main(words(home))
-    assert len(WindowLabels(home / "out", "train").numbers) == data.windows("train") >= before
+    kept = WindowLabels(home / "out", "train")
+    assert len(kept.numbers) == data.windows("train") >= before
+    every = kept[kept.numbers]
+    assert kept.counts(48)[0] == (every < 0).sum() and kept.counts(48)[8] == (every == 7).sum()
+    assert set(first) == {"without", "used", "frequent", "entropy"} and first["used"] <= 48
+    assert kept.about["flops"] == reading_flops(extractor.teacher, extractor, T) > 0
 
 
 def test_labels_of_something_else_are_not_added_to(home):
@@ -69,8 +75,6 @@ def test_labels_of_something_else_are_not_added_to(home):
         main(words(home, "--seeds", "0", "--trainer.max_steps=-1"))
 
 
-def test_health_in_words():
-    assert health(np.array([10, 30, 30, 30, 0])) == (
-        "  10.0% of the places have no label; 3 of 4 concepts occur, the most frequent 1 % of all are 33% of the labels; "
-        "entropy of a label 1.10 nats"
-    )
+def test_health_of_labels():
+    found = health(np.array([10, 30, 30, 30, 0]))
+    assert found == pytest.approx({"without": 0.1, "used": 3, "frequent": 1 / 3, "entropy": np.log(3)})

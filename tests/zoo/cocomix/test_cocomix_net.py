@@ -31,6 +31,11 @@ def batch(rows=3, concepts=True):
     return {"tokens": tokens, "mask": mask, **({"concepts": labels} if concepts else {})}
 
 
+def all_logits(net, tokens, head=0):
+    """Logits (B, T, V) of a head of tokens (B, T) in one pass without a cache."""
+    return net.logits(net._outputs(net._hidden(tokens)[0], head + 1)[head])
+
+
 FORMS = [{}, {"flavour": "llama"}, {"mixing": "add"}, {"mixing": "none"}]
 ARMS = [{"inserted": "pause"}, {"inserted": "states", "teacher_dim": 7}, {"inserted": "nothing"}]
 
@@ -90,8 +95,7 @@ def test_nothing_looks_ahead(form):
 def test_cached_steps_are_the_whole_pass(form):
     net, tokens = made(**form), batch(2)["tokens"]
     x = tokens[:, :T]
-    h, _ = net._hidden(x)
-    whole = net.logits(h)
+    whole = all_logits(net, x)
     cache, found = net.cache(2), []
     for start, stop in [(0, 5), (5, 6), (6, 7), (7, 10), (10, T)]:
         found.append(net.next(x[:, start:stop], cache))
@@ -130,7 +134,7 @@ def test_generation_is_the_whole_pass_at_every_token_past_the_context_too(form):
         for i in range(len(new)):
             text = prompt + new[:i]
             seen = torch.tensor([text[window_start(len(text), T) :]])
-            assert int(net.logits(net._hidden(seen)[0])[0, -1].argmax()) == new[i]
+            assert int(all_logits(net, seen)[0, -1].argmax()) == new[i]
 
 
 def test_the_last_block_computes_what_is_read_alone():
@@ -200,7 +204,7 @@ def test_distillation_adds_the_divergence_from_the_teacher(inserted):
     with torch.no_grad():
         bare = net(given)["loss"]
     given |= {"teacher": torch.randn(3, T, 5).double(), "unembedding": torch.randn(V, 5).double()}
-    log_p = net.logits(net._hidden(given["tokens"][:, :-1])[0]).log_softmax(-1)
+    log_p = all_logits(net, given["tokens"][:, :-1]).log_softmax(-1)
     log_q = (given["teacher"] @ given["unembedding"].T).log_softmax(-1)
     kl = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)[given["mask"][:, 1:]].mean()
     out = net(given)

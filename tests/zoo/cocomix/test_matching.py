@@ -22,3 +22,9 @@ def test_a_small_one_of_the_other_flavour():
     sizes = {dim: NextToken(4096, 256, dim, 8, 6) for dim in (96, 108, 120, 132, 144, 156, 168)}
     gaps = {dim: abs(sum(p.numel() for p in small.parameters()) - active_parameters(net)) for dim, small in sizes.items()}
     assert matched_dim(net, 4) == min(gaps, key=gaps.get) > 96
+
+
+def test_heads_are_counted_like_the_blocks_they_replace():
+    with torch.device("meta"):
+        one, four = (CoCoMix(257, 64, 64, 8, 4, insert=2, concepts=512, n=n) for n in (1, 4))
+    assert active_parameters(four) == active_parameters(one) and matched_dim(four) == matched_dim(one)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zoo.nn import distill
 from zoo.nn.distill import linear_distillation
 
 V, D, E = 31, 6, 9
@@ -40,6 +41,15 @@ def test_a_teacher_like_the_student_adds_nothing(given):
     loss, nll, kl = linear_distillation(hidden, weight, targets, weights, hidden, weight, 5.0)
     torch.testing.assert_close(loss, (nll * weights).sum())
     assert kl.abs().max() < 1e-12 and not loss.requires_grad
+
+
+def test_where_nobody_asks_for_gradients_none_is_made(given, monkeypatch):
+    wanted = linear_distillation(*given, 0.1)
+    for x in given[:2]:
+        x.requires_grad_()
+    monkeypatch.setattr(distill, "add_outer", lambda *_: pytest.fail("a gradient that nobody asked for"))
+    with torch.no_grad():
+        assert all(a.equal(b) for a, b in zip(linear_distillation(*given, 0.1), wanted))
 
 
 def test_small_weights_survive_products_in_fp16():
