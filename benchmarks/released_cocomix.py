@@ -1,10 +1,11 @@
 """The anchor of bench_cocomix.py: a CoCoMix training step with the work that the released code does, restated in plain torch.
 
-What is known to be avoidable in it is done here as it is done there: the teacher's backward pass through every block and into
-every weight (gradients are never cleared), heads projected by einsum and scores written out, an untied unembedding, all C latents
-scattered, gradient times the whole decoder, the mixer's C logits masked and multiplied as a whole, a cross-entropy for each of
-the labels, all logits of the vocabulary in fp32 and shifted, both slots of a token through the last block. All else is as fast as
-we can make it. The weights are those of our own nets, so that labels and losses can be compared.
+The teacher is the very library that the released code calls, transformer-lens, called as it calls it. What else is known to be
+avoidable in it is done here as it is done there: a backward pass through every block and into every weight of the teacher, whose
+gradients are never cleared; all C latents scattered, gradient times the whole decoder; the mixer's C logits masked and multiplied
+as a whole, a cross-entropy for each of the labels; all logits of the vocabulary in fp32 and shifted, both slots of a token sent
+through the last block; GPT-2's dropout, which its settings do not switch off (4 % of the time). All else is as fast as we can
+make it. The weights are those of our own nets, so that labels and losses can be compared.
 """
 
 import math
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from zoo.cocomix.attribution import ConceptExtractor
 from zoo.cocomix.net import CoCoMix
-from zoo.nn.transformer import Block
+from zoo.nn.transformer import Block, Transformer
+
+DROPOUT = 0.1
 
 
 def parameter(x: Tensor) -> nn.Parameter:
@@ -34,28 +37,37 @@ def norm(like: nn.LayerNorm) -> nn.LayerNorm:
     return made
 
 
-class TeacherBlock(nn.Module):
-    """A block of GPT-2 with a projection per head and all scores."""
+def hooked(trunk: Transformer) -> nn.Module:
+    """Our GPT-2 as transformer-lens' HookedTransformer with layer norms folded into what reads them, as it does by default."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig  # takes many seconds
 
-    def __init__(self, block: Block):
-        super().__init__()
-        heads, (out, width) = block.attention.heads, block.attention.out.weight.shape
-        self.first, self.second = norm(block.attention_norm), norm(block.mlp_norm)
-        weights = block.attention.qkv.weight.view(3, heads, width // heads, width).transpose(2, 3)  # (3, H, D, D/H)
-        self.maps = nn.ParameterList(map(parameter, weights))
-        self.biases = nn.ParameterList(map(parameter, block.attention.qkv.bias.view(3, heads, width // heads)))
-        self.out = parameter(block.attention.out.weight.view(out, heads, width // heads).permute(1, 2, 0))  # (H, D/H, D)
-        self.out_bias = parameter(block.attention.out.bias)
-        self.up, self.down = linear(block.mlp.up), linear(block.mlp.down)
+    vocab, width = trunk.embedding.weight.shape
+    made = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=len(trunk.layers), d_model=width, n_ctx=trunk.positions, d_head=width // trunk.heads, n_heads=trunk.heads,
+            d_mlp=trunk.hidden, d_vocab=vocab, act_fn="gelu_new", normalization_type="LNPre", eps=trunk.eps, init_weights=False,
+        )
+    )  # fmt: skip
+    state = {"embed.W_E": trunk.embedding.weight, "pos_embed.W_pos": trunk.position_embedding.weight}
+    state["unembed.W_U"], state["unembed.b_U"] = folded(trunk.norm, trunk.unembedding)
+    for i, block in enumerate(trunk.layers):
+        parts, name = block.attention, f"blocks.{i}."
+        qkv, bias = folded(block.attention_norm, parts.qkv.weight, parts.qkv.bias)  # (D, 3 D), (3 D,)
+        heads = qkv.view(width, 3, trunk.heads, -1).permute(1, 2, 0, 3), bias.view(3, trunk.heads, -1)
+        for letter, weight, shift in zip("QKV", *heads):
+            state |= {f"{name}attn.W_{letter}": weight, f"{name}attn.b_{letter}": shift}
+        state |= {f"{name}attn.W_O": parts.out.weight.t().reshape(trunk.heads, -1, width), f"{name}attn.b_O": parts.out.bias}
+        state[f"{name}mlp.W_in"], state[f"{name}mlp.b_in"] = folded(block.mlp_norm, block.mlp.up.weight, block.mlp.up.bias)
+        state |= {f"{name}mlp.W_out": block.mlp.down.weight.t(), f"{name}mlp.b_out": block.mlp.down.bias}
+    lost = made.load_state_dict(state, strict=False).missing_keys
+    assert all(key.endswith(("mask", "IGNORE")) for key in lost), lost
+    return made
 
-    def forward(self, x: Tensor) -> Tensor:
-        h, length = self.first(x), x.shape[1]
-        q, k, v = (torch.einsum("btd,hde->bthe", h, w) + b for w, b in zip(self.maps, self.biases))
-        scores = torch.einsum("bqhe,bkhe->bhqk", q, k) / math.sqrt(q.shape[-1])
-        later = torch.ones(length, length, dtype=torch.bool).triu(1)
-        mixed = torch.einsum("bhqk,bkhe->bqhe", scores.masked_fill(later, -math.inf).softmax(-1), v)
-        x = x + torch.einsum("bqhe,hed->bqd", mixed, self.out) + self.out_bias
-        return x + self.down(gelu(self.up(self.second(x))))
+
+@torch.no_grad()
+def folded(before: nn.LayerNorm, weight: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """A linear map after a layer norm's scale and shift: (D, out), (out,)."""
+    return (weight * before.weight).t(), weight @ before.bias + bias
 
 
 class Extraction(nn.Module):
@@ -63,31 +75,27 @@ class Extraction(nn.Module):
 
     def __init__(self, extractor: ConceptExtractor):
         super().__init__()
-        trunk, sae = extractor.teacher.trunk, extractor.sae
-        self.layer, self.keep, self.labels = extractor.layer, sae.keep, extractor.labels
-        self.tokens, self.positions = parameter(trunk.embedding.weight), parameter(trunk.position_embedding.weight)
-        self.blocks = nn.ModuleList(map(TeacherBlock, trunk.layers))
-        self.norm, self.unembedding = norm(trunk.norm), parameter(trunk.unembedding)  # its own copy
+        sae = extractor.sae
+        self.keep, self.labels, self.place = sae.keep, extractor.labels, f"blocks.{extractor.layer - 1}.hook_resid_post"
+        self.teacher = hooked(extractor.teacher.trunk)
         self.encoder, self.bias = parameter(sae.encoder.weight), parameter(sae.encoder.bias)
         self.decoder, self.shift = parameter(sae.decoder), parameter(sae.shift)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, T) -> labels (B, T, K), and the attribution (B, T, C), which lives as long as its graph is held."""
-        h = self.tokens[tokens] + self.positions[: tokens.shape[1]]
-        for index, block in enumerate(self.blocks):
-            h = block(h)
-            if index + 1 == self.layer:
-                tapped = h
-                tapped.retain_grad()
-        log_p = (self.norm(h) @ self.unembedding.t()).log_softmax(-1)
-        loss = -log_p[:, :-1].gather(-1, tokens[:, 1:, None]).mean()
-        loss.backward()
-        states = tapped.detach()
+        tapped: dict[str, Tensor] = {}
+
+        def keep(name: str):
+            return lambda x, hook: tapped.update({name: x.detach()})
+
+        with self.teacher.hooks([(self.place, keep("states"))], [(self.place, keep("gradient"))]):
+            self.teacher(tokens, return_type="loss").backward()
+        states = tapped["states"]
         centred = states - states.mean(-1, keepdim=True)
         normed = centred / (centred.std(-1, keepdim=True) + 1e-5)
         kept = F.linear(normed - self.shift, self.encoder, self.bias).topk(self.keep)
         latents = torch.zeros(*kept.values.shape[:-1], len(self.encoder)).scatter(-1, kept.indices, kept.values.relu())
-        attribution = tapped.grad @ self.decoder.t() * latents
+        attribution = tapped["gradient"] @ self.decoder.t() * latents
         return attribution.topk(self.labels).indices, attribution
 
 
@@ -103,8 +111,10 @@ class StudentBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(self.first(x)).chunk(3, -1))
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        return x + self.down(gelu(self.up(self.second(x))))
+        share = DROPOUT if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=share).transpose(1, 2).flatten(2)
+        x = x + F.dropout(self.out(mixed), share)
+        return x + F.dropout(self.down(gelu(self.up(self.second(x)))), share)
 
 
 class Student(nn.Module):
@@ -122,7 +132,7 @@ class Student(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, T), labels (B, T, K) -> mean next-token loss over T - 1 positions, mean concept loss over T."""
-        h = self.tokens[tokens] + self.positions[: tokens.shape[1]]
+        h = F.dropout(self.tokens[tokens] + self.positions[: tokens.shape[1]], DROPOUT, self.training)
         for block in self.blocks[: self.insert]:
             h = block(h)
         mean = h.mean(-1, keepdim=True)

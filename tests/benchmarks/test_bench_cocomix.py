@@ -24,7 +24,7 @@ def test_the_anchor_finds_our_labels_and_our_losses(steps):
     known = ours >= 0  # with fewer than four it fills up with latents that are not active
     assert known.float().mean() > 0.5 and labels[:, :-1][known].equal(ours[known])
     assert attribution.shape[-1] == QUICK["concepts"]
-    next_token, concept = Student(steps.net)(tokens, labels)
+    next_token, concept = Student(steps.net).eval()(tokens, labels)
     batch = {"tokens": tokens, "mask": torch.ones_like(tokens, dtype=torch.bool), "concepts": labels}
     total, count = steps.net(batch)["parts"]["next"]
     torch.testing.assert_close(next_token.detach(), total / count)

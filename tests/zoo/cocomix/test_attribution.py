@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.zoo.cocomix.test_sae import saved
-from zoo.cocomix.attribution import NONE, ConceptExtractor
+from zoo.cocomix.attribution import NONE, ConceptExtractor, nll_gradient
 from zoo.cocomix.sae import SparseAutoencoder
 from zoo.ntp import NextToken
 
@@ -60,6 +60,18 @@ def test_labels_are_those_of_plain_autograd(teacher, sae, tokens, score):
     assert labels.equal(chosen(wanted, torch.arange(sae.latents).expand(3, T, -1)))
     if score in ("attribution", "-attribution"):
         assert (labels == NONE).any()  # where fewer than four latents have that sign
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_the_gradient_of_the_loss_is_autograds(chunk):
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(3, T, D).double(), torch.randn(V, D).double(), torch.randint(0, V, (3, T))
+    F.cross_entropy((hidden.requires_grad_() @ weight.T).transpose(1, 2), targets, reduction="sum").backward()
+    torch.testing.assert_close(nll_gradient(hidden, weight, targets, chunk), hidden.grad)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = nll_gradient(hidden.float(), weight.float(), targets, chunk)
+    assert low.dtype == torch.float32 and not low.requires_grad
+    torch.testing.assert_close(low.double(), hidden.grad, atol=0.1, rtol=0.1)
 
 
 def test_scores_are_the_gradients_of_sae_lens_with_its_error_term(teacher, tokens, tmp_path):
