@@ -159,9 +159,9 @@ def main(quick: bool = False, rounds: int = 3) -> list[dict]:
     used = memory(["released/fp32", "online/fp32"], quick, "bench_cocomix")
     steps, fast, rows = Steps(shape), ceiling(0.1 if quick else 2.0), []
     for windows in (1, 4):
-        made = steps.made([name for name in ARMS if windows > 1 or name != "next/fp32"], windows)
-        rows += _rows(times(made, rounds), work(steps, windows), fast, windows * shape["context"], quick)
-    name = "CoCoMix, peak resident memory beside "
+        taken = times(steps.made([name for name in ARMS if windows > 1 or name != "next/fp32"], windows), rounds)
+        rows += _rows(taken, work(steps, windows), fast, windows * shape["context"], quick)
+    name = f"CoCoMix step, {shape['context']} tokens, fp32, online labels: peak memory beside "
     rows.append(row(name + "the released way", used["online/fp32"], used["released/fp32"], "MiB"))
     if not quick:
         rows.append(row(name + "the released code's", used["online/fp32"], RELEASED["mib"], "MiB", "<= 0.66"))
@@ -172,7 +172,7 @@ def _rows(taken: dict, needed: dict[str, float], fast: float, tokens: int, quick
     """Of one number of tokens a step. fast: GFLOP per CPU second of a matrix product; needed: GFLOP of an arm's step."""
     seconds = lambda name, clock=0: statistics.median(x[clock] for x in taken[name])
     paired = lambda a, b, clock=0: statistics.median(x[clock] / y[clock] for x, y in zip(taken[a], taken[b]))
-    head, rows = f"CoCoMix, {tokens:,} tokens a step: ", []
+    head, rows = f"CoCoMix step, {tokens:,} tokens, ", []
     for name, clock, target in (
         ("online/fp32", 0, ">= 1.8"),
         ("online/fp32", 1, ""),
@@ -181,20 +181,20 @@ def _rows(taken: dict, needed: dict[str, float], fast: float, tokens: int, quick
         ("cached/bf16", 0, ""),
     ):
         labels, form = name.split("/")
-        told = f"{head}{form}, labels {labels}, {('CPU', 'wall')[clock]} s beside the released way"
+        told = f"{head}{form}, {labels} labels: {('CPU', 'wall')[clock]} s beside the released way"
         given = (seconds(name, clock), seconds("released/fp32", clock), "s", target)
         rows.append(row(told, *given, ratio=paired("released/fp32", name, clock)))
     if "next/fp32" in taken:
-        told = f"{head}fp32, labels cached, CPU s beside next-token prediction of as many active parameters"
+        told = f"{head}fp32, cached labels: CPU s beside the next-token net of its size"
         given = (seconds("cached/fp32"), seconds("next/fp32"), "s", "<= 1.45")
         rows.append(row(told, *given, ratio=paired("cached/fp32", "next/fp32")))
     elif not quick:
         theirs = RELEASED["seconds"] * RELEASED["gflop_per_second"] / fast
-        told = f"{head}fp32, labels online, CPU s beside the released code's, scaled by the matrix product"
+        told = f"{head}fp32, online labels: CPU s beside the released code's on another machine, scaled"
         rows.append(row(told, seconds("online/fp32"), theirs, "s", ratio=theirs / seconds("online/fp32")))
     for name, each in needed.items():
-        told = f"{head}{name.split('/')[0]} labels, share of the matrix product's speed"
-        rows.append(row(told, each / seconds(name), fast, "GFLOP/CPU s"))
+        told = f"{head}fp32, {name.split('/')[0]} labels: speed beside the matrix product's"
+        rows.append(row(told, each / seconds(name), fast, "GFLOP/s"))
     return rows
 
 
