@@ -60,7 +60,9 @@ def compare(folder: Path, strategies: list[str], *more: str) -> dict[str, float]
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
-    compare(tmp_path, ["ddp", "fsdp2"])
+    measured = compare(tmp_path, ["ddp", "fsdp2"])
+    heads = [measured[f"val/{name}"] for name in ("next", "head2", "head3", "head4")]
+    assert measured["val/loss"] == pytest.approx(sum(heads))
 
 
 # One way each, for time: the gradients of both ways are compared in tests/zoo/cocomix/test_cocomix_distributed.py.

@@ -34,8 +34,8 @@ def losses(run: Path) -> dict[int, float]:
     return {e.step: e.value for e in events.Scalars("train/loss")}
 
 
-def killed_and_resumed(folder: Path, *choice: str) -> None:
-    """A whole run, and one that is killed and goes on: equal losses, equal weights."""
+def killed_and_resumed(folder: Path, *choice: str) -> tuple[dict, dict]:
+    """Weights of a whole run, and of one that was killed and went on; their losses are equal."""
     whole = main(fit_arguments(folder, "--trainer.logger.init_args.version=whole", *choice))
     command = [sys.executable, "-m", "zoo", *fit_arguments(folder, "--trainer.logger.init_args.version=killed", *choice)]
     checkpoint = folder / "runs/mtp-code/killed/checkpoints/last.ckpt"
@@ -49,16 +49,24 @@ def killed_and_resumed(folder: Path, *choice: str) -> None:
     resumed = main(fit_arguments(folder, "--trainer.logger.init_args.version=resumed", *choice, f"--ckpt_path={checkpoint}"))
     expected, found = losses(folder / "runs/mtp-code/whole"), losses(folder / "runs/mtp-code/resumed")
     assert found == {s: v for s, v in expected.items() if s >= step} and len(found) == 40 - step
-    for name, weight in whole.model.net.state_dict().items():
-        assert torch.equal(weight, resumed.model.net.state_dict()[name]), name
+    return whole.model.net.state_dict(), resumed.model.net.state_dict()
+
+
+def assert_same(whole: dict, resumed: dict) -> None:
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
 
 
 @pytest.mark.parametrize("optimizer", ["zoo.optim.AdamW", "zoo.optim.Muon"])
 def test_killed_run_resumes_exactly(tmp_path, optimizer):
-    killed_and_resumed(tmp_path, f"--model.init_args.optimizer={optimizer}")
+    whole, resumed = killed_and_resumed(tmp_path, f"--model.init_args.optimizer={optimizer}")
+    assert whole.keys() == resumed.keys()
+    assert_same(whole, resumed)
 
 
 def test_so_does_one_that_learns_from_a_teacher(tmp_path):
     made(tmp_path)
     teacher = {"net": f"{tmp_path}/net", "sae": f"{tmp_path}/sae", "layer": LAYER, "gives": ["concepts", "logits"]}
-    killed_and_resumed(tmp_path, *overlay(tmp_path, {"n": 2, "kd": 0.1, "dropout": 0.1}, teacher))
+    whole, resumed = killed_and_resumed(tmp_path, *overlay(tmp_path, {"n": 2, "kd": 0.1, "dropout": 0.1}, teacher))
+    assert whole.keys() == resumed.keys() and any("mixer" in name for name in whole)
+    assert_same(whole, resumed)

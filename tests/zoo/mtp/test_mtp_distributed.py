@@ -1,13 +1,11 @@
 """Two CPU processes against one: DDP and FSDP2 give the gradients of a single process."""
 
 import logging
-import subprocess
-import sys
 
 import torch
-import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.two_processes import results, work
 from zoo.mtp import MTP
 from zoo.nn.transformer import Block
 
@@ -65,23 +63,8 @@ def trained(form, way, rank, mesh):
     return whole(norm), {k: whole(p.grad) for k, p in model.named_parameters()}, len(said), model.heads.backward
 
 
-def worker(rank, folder):
-    from torch.distributed.device_mesh import init_device_mesh
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    mesh = init_device_mesh("cpu", (2,))
-    results = {case: trained(*case, rank, mesh) for case in CASES}
-    if rank == 0:
-        torch.save(results, f"{folder}/results.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_give_the_gradients_of_one(tmp_path):
-    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [p.wait(300) for p in processes] == [0, 0]
-    results = torch.load(tmp_path / "results.pt", weights_only=True)
-    for (form, way), (norm, gradients, said, backward) in results.items():
+    for (form, way), (norm, gradients, said, backward) in results(__file__, tmp_path).items():
         model = net(form)
         expected = step(model, batches(0, 1))
         torch.testing.assert_close(norm, expected, atol=1e-10, rtol=0)
@@ -93,4 +76,4 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
 
 
 if __name__ == "__main__":
-    worker(int(sys.argv[1]), sys.argv[2])
+    work(trained, CASES)
