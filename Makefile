@@ -1,6 +1,6 @@
 # Everything a fresh machine needs: Python 3.10-3.12, gcc and make. `make help` lists the targets.
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.10 python3))
-EXTRAS ?= dev,eval
+EXTRAS ?= dev,eval,sentences
 # what the command line or the environment says, before the defaults of the main job
 GIVEN_SPEC := $(SPEC)
 GIVEN_SCALE := $(SCALE)

@@ -22,7 +22,7 @@ class ConceptExtractor(nn.Module):
     "|attribution|" both; "activation" is c alone (Fig. 6a); "random" draws among the active ones.
     candidates: "active" scores the `keep` latents that are active (the released code and the later text of the paper); "all"
     every latent by its pre-activation (version 1 of the paper).
-    labels: per position (K_attr = 4). Latents whose score is not above 0 are no labels; `NONE` stands in their place.
+    labels: per position (K_attr = 4). Latents whose score is not above 0, or NaN, are no labels; `NONE` stands in their place.
 
     L is the summed loss of the whole window: what a state does for all later tokens counts, as in the released code. The
     gradient is taken at the true state, so the autoencoder's error is left out to first order, and the scale of the state,
@@ -108,13 +108,13 @@ class ConceptExtractor(nn.Module):
         else:
             score = self._signed(active.values * _dots(gradient, self.sae.decoder, active.ids))
         best, places = score.topk(self.labels)
-        return active.ids.gather(-1, places).masked_fill(best <= 0, NONE)
+        return active.ids.gather(-1, places).masked_fill(~(best > 0), NONE)
 
     def _of_all(self, h: Tensor, gradient: Tensor) -> Tensor:
         """Labels (1, T, K) of one row, among all latents."""
         pre, *_ = self.sae.pre(h)
         best, ids = self._signed(pre * (gradient.to(pre.dtype) @ self.sae.decoder.t().to(pre.dtype))).topk(self.labels)
-        return ids.masked_fill(best <= 0, NONE)
+        return ids.masked_fill(~(best > 0), NONE)
 
     def _signed(self, attribution: Tensor) -> Tensor:
         return {"-attribution": attribution.neg, "|attribution|": attribution.abs}.get(self.score, lambda: attribution)()

@@ -87,6 +87,10 @@ def main(words: list[str]) -> dict[str, float]:
         f"occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy of a label "
         f"{found['entropy']:.2f} nats"
     )
+    if found["without"] == 1:
+        raise ValueError(
+            f"No place of {folder} has a label: the teacher's loss or states are NaN or all alike; give another one."
+        )
     return found
 
 

@@ -106,14 +106,15 @@ class CoCoMix(nn.Module):
 
         Returns loss, with graph: sum over heads of the mean nll per counted token + λ · mean term of what is predicted + kd ·
         mean KL; and parts, without graph, in nats: {"next": (sum, count), "head2": …, "kd": …, "concept" or "state": …}; "next"
-        is head 1. What the batch lacks is left out.
+        is head 1. What the batch lacks is left out. A counted token without labels adds 0 to the λ term, and the mean is taken
+        over it too: as many tokens a process and a micro-step give the same loss, however their labels are spread.
         """
         exact = torch.promote_types(self.trunk.embedding.weight.dtype, torch.float32)
         targets, counted = self._shifted(batch["tokens"]), self._shifted(batch["mask"])
         wanted, known = self._wanted(batch, counted[0])
-        shares = None if known is None else known.to(exact) / known.sum().clamp(min=1)
-        h, mixed = self._hidden(batch["tokens"][:, : -self.n], wanted, shares)
         counts = counted.sum((1, 2))
+        shares = None if known is None else known.to(exact) / counts[0].clamp(min=1)
+        h, mixed = self._hidden(batch["tokens"][:, : -self.n], wanted, shares)
         loss, nll, divergence = self._losses(h, targets, counted.to(exact) / counts.clamp(min=1)[:, None, None], batch)
         sums = (nll * counted).sum((1, 2)).float()
         names = ["next", *(f"head{i}" for i in range(2, self.n + 1))]
@@ -122,7 +123,7 @@ class CoCoMix(nn.Module):
             parts["kd"] = (divergence * counted[0]).sum().float(), counts[0].float()
         if known is not None:
             loss = loss + self.lam * mixed.loss
-            parts[self.guide.removesuffix("s")] = ((mixed.terms * known).sum().float(), known.sum().float())
+            parts[self.guide.removesuffix("s")] = (mixed.terms * known).sum().float(), counts[0].float()
         return {"loss": loss, "parts": parts}
 
     def _losses(self, h: Tensor, targets: Tensor, weights: Tensor, batch: dict) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -61,15 +61,26 @@ class SparseAutoencoder(nn.Module):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name} is missing: give the folder that sae-lens saved the autoencoder in.")
         try:
-            return cls.of(json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS))
-        except (ValueError, KeyError, SafetensorError) as error:
-            raise ValueError(f"The autoencoder in {folder} cannot be read ({error}): save a TopK one again.") from None
+            made = cls.of(json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS))
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:  # whatever is in there
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The autoencoder in {folder} cannot be read ({reason}): save a TopK one again.") from None
+        if not all(torch.isfinite(weight).all() for weight in made.parameters()):
+            raise ValueError(
+                f"The autoencoder in {folder} has weights that are NaN or infinite: train it again, at a lower rate."
+            )
+        return made
 
     @classmethod
     def released(cls, release: str, name: str) -> "SparseAutoencoder":
         """One of sae-lens' releases, from the hub."""
-        from sae_lens import SAE  # takes many seconds
-
+        try:
+            from sae_lens import SAE  # takes many seconds
+        except ImportError:
+            raise ValueError(
+                f"{release}/{name} is a release of sae-lens, which is not installed: pip install sae-lens, or give a folder "
+                "that it saved, which is read without it."
+            ) from None
         try:
             sae = SAE.from_pretrained(release, name)
         except (ValueError, OSError) as error:

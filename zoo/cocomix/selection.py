@@ -18,7 +18,7 @@ class Selection(L.Callback):
     """Follows through a training which concepts are among the kept ones, and at test measures the compressor's columns by it.
 
     Logs, in percent of all concepts: tiny_columns, those whose column has an L2 norm below 0.01 (the paper's 5.8); the control,
-    never_selected in the whole run and unselected_lately, in its last `steps` steps: their columns had nothing but weight decay;
+    never_selected in the whole run and unselected_lately, in its last part: their columns had nothing but weight decay there;
     norm_bin1 …, the histogram of the norms from 0 to 2, with norm_at1 …, the middles of its bins, and norm_above, the rest.
     In percent of those: never_selected_tiny and selected_tiny, how many columns of the never selected and of the others are tiny,
     and tiny_never_selected, how many of the tiny were never selected. TensorBoard has the histogram as compressor/norms.
@@ -31,14 +31,14 @@ class Selection(L.Callback):
     What was selected is part of the checkpoints. A net that is tested without them has norms and recall alone.
 
     Args:
-        steps: how many optimizer steps "lately" are.
+        lately: what share of the run's optimizer steps, the last ones, "lately" is: the same of a short and of a long run.
         bins: of the histogram.
     """
 
-    def __init__(self, steps: int = 1000, bins: int = 20):
-        if min(steps, bins) < 1:
-            raise ValueError(f"Selection: steps ({steps}) and bins ({bins}) are at least 1.")
-        self.steps, self.bins = steps, bins
+    def __init__(self, lately: float = 0.25, bins: int = 20):
+        if not 0 < lately <= 1 or bins < 1:
+            raise ValueError(f"Selection: lately ({lately}) is a share, above 0 and up to 1, and bins ({bins}) at least 1.")
+        self.lately, self.bins = lately, bins
         self.last: Tensor | None = None  # (C,) int32: the step in which a concept was last kept, -1 for never
         self.counts: Tensor | None = None  # (C,) int64: how often it was a label
         self.seen = 0  # steps
@@ -103,7 +103,7 @@ class Selection(L.Callback):
                 values |= {"concept_unigram": found["entropy"], "concept_frequent": 100 * found["frequent"]}
         if mixer.compressor is not None:
             norms = column_norms(mixer)
-            values |= columns(norms, last, self.seen - self.steps, self.bins)
+            values |= columns(norms, last, round(self.seen * (1 - self.lately)), self.bins)
             if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
                 trainer.logger.experiment.add_histogram("compressor/norms", norms.cpu(), self.seen)
         module.log_dict({f"test/{name}": float(value) for name, value in values.items()})
@@ -151,6 +151,6 @@ def columns(norms: Tensor, last: Tensor | None, lately: int, bins: int = 20) -> 
     if last is None:
         return found
     never = last < 0
-    found |= {"never_selected": percent(never), "unselected_lately": percent(last < max(lately, 0))}
+    found |= {"never_selected": percent(never), "unselected_lately": percent(last < lately)}
     crossed = {"never_selected_tiny": (tiny, never), "selected_tiny": (tiny, ~never), "tiny_never_selected": (never, tiny)}
     return found | {name: percent(chosen, among) for name, (chosen, among) in crossed.items() if among.any()}

@@ -155,7 +155,13 @@ class _Reading(nn.Module):
 def reading_flops(teacher: nn.Module, extractor: ConceptExtractor | None, context: int, layers: int = 0) -> float:
     """Floating-point operations for one window of `context` tokens: of labelling it, if there is an extractor, and of sending it
     through `layers` blocks of the teacher."""
-    make = lambda: copy.deepcopy(_Reading(teacher, extractor, layers)).to("meta")
+    reading = _Reading(teacher, extractor, layers)
+
+    def make() -> _Reading:
+        """A copy without weights: a teacher may be large."""
+        empty = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in reading.parameters()}
+        return copy.deepcopy(reading, empty)
+
     return float(training_flops(make, {"tokens": torch.empty(1, context + 1, dtype=torch.int64)}))
 
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def train(
                 "latents": latents, "tokens": tokens, "batch": batch, "lr": lr, "warmup": warmup, "dead_after": dead_after,
                 "aux": aux, "bf16": bf16, "seed": seed}  # fmt: skip
     _refuse(batch, data.context, steps, warmup, layer, len(opened.net.trunk.layers))
+    if find_spec("sae_lens") is None:
+        raise ValueError("Autoencoders are trained with sae-lens, which is not installed: pip install sae-lens.")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         return _train(opened.net, data, folder, settings, steps, validate_every, save_every)

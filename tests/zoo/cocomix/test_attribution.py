@@ -137,6 +137,14 @@ def test_all_latents_may_be_candidates_by_their_pre_activation(teacher, sae, tok
     assert labels.equal(chosen(score, torch.arange(sae.latents).expand(3, T, -1)))
 
 
+def test_what_is_not_a_number_is_no_label(teacher, sae, tokens):
+    with torch.no_grad():
+        teacher.trunk.norm.weight.fill_(torch.nan)  # above the states, which stay what they are
+    assert (ConceptExtractor(teacher, sae, LAYER)(tokens) == NONE).all()
+    assert (ConceptExtractor(teacher, sae, LAYER, candidates="all")(tokens) == NONE).all()
+    assert (ConceptExtractor(teacher, sae, LAYER, score="activation")(tokens) != NONE).any()
+
+
 def test_what_does_not_fit_is_said(teacher, sae):
     for wrong, sentence in [
         ({"layer": 5}, "choose 0 to 4"),

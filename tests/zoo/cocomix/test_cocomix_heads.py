@@ -77,7 +77,7 @@ def plain(net, given):
         x = (below - below.mean(-1, keepdim=True)) / (below.std(-1, keepdim=True) + 1e-5) - net.mixer.shift
         nll = -F.linear(x, net.mixer.predictor.weight, net.mixer.prior).log_softmax(-1).gather(-1, labels.clamp(min=0))
         terms = (nll * known).sum(-1) / known.sum(-1).clamp(min=1)
-        parts["concept"] = terms[known.any(-1) & first].mean()
+        parts["concept"] = terms[first].mean()
         loss = loss + net.lam * parts["concept"]
     return loss, parts
 

@@ -75,6 +75,15 @@ def test_labels_of_something_else_are_not_added_to(home):
         main(words(home, "--seeds", "0", "--trainer.max_steps=-1"))
 
 
+def test_a_teacher_that_is_lost_is_said(home):
+    net = from_pretrained(home / "net")
+    with torch.no_grad():
+        net.trunk.norm.weight.fill_(torch.nan)
+    save_pretrained(net, home / "lost", home / "net" / "tokenizer")
+    with pytest.raises(SystemExit, match=r"No place of .* has a label: the teacher's loss or states are NaN"):
+        main(words(home, "--seeds", "0", "--teacher", str(home / "lost")))
+
+
 def test_health_of_labels():
     found = health(np.array([10, 30, 30, 30, 0]))
     assert found == pytest.approx({"without": 0.1, "used": 3, "frequent": 1 / 3, "entropy": np.log(3)})

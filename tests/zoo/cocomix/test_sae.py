@@ -1,6 +1,7 @@
 """Our sparse autoencoder beside sae-lens'."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -78,6 +79,18 @@ def test_what_is_missing_damaged_or_another_kind_is_said(tmp_path):
     save_file({name: w for name, w in weights.items() if name != "W_dec"}, tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match=r"cannot be read \('W_dec'\): save a TopK one again"):
         SparseAutoencoder.load(tmp_path)
+    for change, said in (
+        ({"W_dec": weights["W_dec"][:30].clone()}, "cannot be read .*size mismatch"),
+        ({"W_dec": weights["W_dec"] * torch.nan}, "NaN or infinite: train it again"),
+    ):
+        save_file(weights | change, tmp_path / WEIGHTS)
+        with pytest.raises(ValueError, match=said) as failed:
+            SparseAutoencoder.load(tmp_path)
+        assert "\n" not in str(failed.value)
+    (tmp_path / CONFIG).write_text("[1]")
+    with pytest.raises(ValueError, match="cannot be read"):
+        SparseAutoencoder.load(tmp_path)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
     (tmp_path / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(ValueError, match="cannot be read"):
         SparseAutoencoder.load(tmp_path)
@@ -92,6 +105,14 @@ def test_a_release_that_cannot_be_had_is_said(monkeypatch):
     monkeypatch.setattr("sae_lens.SAE.from_pretrained", lambda *names: (_ for _ in ()).throw(OSError("no\nnetwork")))
     with pytest.raises(ValueError, match=r"blocks.5 of gpt2-small cannot be had \(no network\): give a folder instead"):
         SparseAutoencoder.released("gpt2-small", "blocks.5")
+
+
+def test_without_sae_lens_a_folder_is_read_and_a_release_is_not(monkeypatch, tmp_path):
+    saved(tmp_path, normalize_activations="layer_norm")
+    monkeypatch.setitem(sys.modules, "sae_lens", None)
+    assert SparseAutoencoder.opened(tmp_path).latents == C
+    with pytest.raises(ValueError, match=r"a/b is a release of sae-lens, which is not installed: pip install sae-lens"):
+        SparseAutoencoder.opened("a/b")
 
 
 def test_a_release_is_read_like_a_folder(monkeypatch, tmp_path):

@@ -94,7 +94,7 @@ class Saving(L.Callback):
 
 @pytest.fixture
 def fitted(tmp_path):
-    module, callback, slow = made(), Selection(steps=2), Kept()
+    module, callback, slow = made(), Selection(lately=1 / 3), Kept()
     run = trainer(callback)
     run.callbacks += [slow, Saving(tmp_path / "third.ckpt")]
     run.fit(module, datamodule=Windows())
@@ -117,10 +117,10 @@ def test_never_and_lately_are_those_of_the_training_alone(fitted):
 
 def test_a_resumed_run_knows_what_the_lost_one_selected(fitted, tmp_path):
     _, whole, steps = fitted
-    again, checkpoint = Selection(steps=2), tmp_path / "third.ckpt"
+    again, checkpoint = Selection(lately=1 / 3), tmp_path / "third.ckpt"
     trainer(again).fit(made(), datamodule=Windows(), ckpt_path=checkpoint, weights_only=True)
     assert again.last.equal(whole.last) and again.counts.equal(whole.counts) and again.seen == whole.seen == STEPS
-    tested = Selection(steps=2)
+    tested = Selection(lately=1 / 3)
     run = trainer(tested)
     run.test(made(), datamodule=Windows(), ckpt_path=checkpoint, weights_only=True, verbose=False)
     wanted = [max((step for step, ids in steps.items() if i in ids and step < 3), default=-1) for i in range(C)]
@@ -165,7 +165,7 @@ def test_columns_by_hand():
         "norm_at1": 0.25, "norm_at2": 0.75, "norm_at3": 1.25, "norm_at4": 1.75,
         "never_selected_tiny": pytest.approx(200 / 3), "selected_tiny": 20.0, "tiny_never_selected": pytest.approx(200 / 3),
     }  # fmt: skip
-    assert columns(norms, last, lately=-4)["unselected_lately"] == 37.5  # a run shorter than "lately"
+    assert columns(norms, last, lately=0)["unselected_lately"] == 37.5  # all of the run: never
     assert "never_selected" not in columns(norms, None, 0)
     assert "tiny_never_selected" not in columns(norms + 1, last, 0) and "selected_tiny" in columns(norms + 1, last, 0)
 
@@ -198,5 +198,6 @@ def test_a_net_without_a_compressor_has_no_columns(settings):
 def test_what_cannot_be_followed_is_said():
     with pytest.raises(ValueError, match=r"CoCoMix\) predicts no concepts: take the callback out"):
         trainer(Selection()).test(made(inserted="pause"), datamodule=Windows(), verbose=False)
-    with pytest.raises(ValueError, match=r"steps \(0\)"):
-        Selection(steps=0)
+    for wrong in (0.0, 1.5):
+        with pytest.raises(ValueError, match=rf"lately \({wrong}\) is a share"):
+            Selection(lately=wrong)

@@ -11,7 +11,7 @@ from tests.zoo.cocomix.test_sae import D, saved
 from zoo.cocomix.attribution import NONE, ConceptExtractor
 from zoo.cocomix.net import CoCoMix
 from zoo.cocomix.sae import SparseAutoencoder
-from zoo.cocomix.teacher import Teacher, about, opened_teacher
+from zoo.cocomix.teacher import Teacher, about, opened_teacher, reading_flops
 from zoo.data.labels import write
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.ntp import NextToken
@@ -106,6 +106,30 @@ def test_cached_labels_are_those_computed_on_the_spot(home):
         ready(Teacher(None, ["concepts"], cached=str(home / "kept")), fingerprint="xyz")
     with pytest.raises(ValueError, match="without a net there are cached concepts only"):
         Teacher(None, ["states"], cached=str(home / "kept"))
+
+
+def test_it_leaves_what_it_took(home):
+    """Operations so far: online every window that was read, of cached labels each window of the text once."""
+    both = str(home / "net"), ["concepts", "logits"], str(home / "sae")
+    callback = Teacher(*both, layer=2)
+    trainer, given, module = ready(callback), batch(), SimpleNamespace(measured={"tokens": 1})
+    trainer.world_size, trainer.datamodule.windows = 2, lambda split: 5
+    callback.on_train_batch_start(trainer, module, given, 0)
+    for step in (0, 2):
+        callback.on_train_batch_end(trainer, module, None, given, step)
+    net, extractor = callback.teacher, callback.extractor
+    apart = reading_flops(net, extractor, T), reading_flops(net, None, T, 3)
+    assert module.measured == {"tokens": 1, "teacher_flops": 12 * sum(apart)} and min(apart) > 0  # 3 steps of 2 rows by 2
+    assert reading_flops(net, None, T, 2) < apart[1] < apart[0]
+    of = about(trainer.datamodule, opened_teacher(both[0], trainer.datamodule), extractor, bf16=False) | {"flops": 7.0}
+    write(home / "kept", of, {"train": np.arange(2)}, lambda split, n: np.zeros((2, T, 4), np.int64), lambda line: None)
+    for gives, wanted in ((["concepts"], 5 * 7.0), (["concepts", "logits"], 5 * 7.0 + 12 * apart[1])):
+        reader = Teacher(both[0], gives, both[2], layer=2, cached=str(home / "kept"))
+        trainer = ready(reader)
+        trainer.world_size, trainer.datamodule.windows = 2, lambda split: 5
+        reader.on_train_batch_start(trainer, module, given | {"window": torch.tensor([0, 1])}, 0)
+        reader.on_train_batch_end(trainer, module, None, given, 2)
+        assert module.measured["teacher_flops"] == pytest.approx(wanted)
 
 
 def test_a_transformers_folder_is_a_teacher_too(home):

@@ -1,0 +1,94 @@
+"""Speed of the sentence space: its part of `python -m benchmarks.bench [--quick]`.
+
+`Space.encode` beside sonar-space's own `predict` at its default batch size: the same weights, and the same sentences of mixed
+lengths. The weights are random: what an encoder says does not change how long it takes.
+"""
+
+import pydoc_data.topics
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.bench_decode import best
+from benchmarks.bench_nets import row
+from zoo.sonar.net import TextEncoder
+from zoo.sonar.space import Space
+from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
+
+# sonar-space's "small" architecture with a smaller table, which no sentence reads much of; and the size that this project ships.
+SHAPES = {
+    "6 x 1024": {"dim": 1024, "layers": 6, "heads": 16, "hidden": 4096},
+    "2 x 256": {"dim": 256, "layers": 2, "heads": 4, "hidden": 1024},
+}
+QUICK = {"dim": 32, "layers": 2, "heads": 4, "hidden": 64}
+COUNTS = {"6 x 1024": 160, "2 x 256": 1200}
+PIECES = 2000
+
+
+def sentences(count: int) -> list[str]:
+    """English sentences of 10 to 240 characters out of Python's own manual."""
+    text = re.sub(r"\s+", " ", " ".join(pydoc_data.topics.topics.values()))
+    found = [s for s in re.split(r"(?<=[.:;]) ", text) if 10 <= len(s) <= 240]
+    return [found[i * 7919 % len(found)] for i in range(count)]
+
+
+def encoding(name: str, quick: bool, rounds: int) -> list[dict]:
+    """Sentences per second, at one thread by CPU seconds and at two by the wall clock."""
+    said = sentences(40 if quick else COUNTS[name])
+    torch.manual_seed(0)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        spaces, theirs = _sides(QUICK if quick else SHAPES[name], Path(folder))
+        calls: dict[str, Callable[[], torch.Tensor]] = {kind: lambda s=space: s.encode(said) for kind, space in spaces.items()}
+        calls["theirs"] = lambda: theirs.predict(said, source_lang="eng_Latn")
+        apart = (calls["fp32"]() - calls["theirs"]()).abs().max().item()
+        for clock, word, threads in ((0, "CPU", 1), (1, "wall", 2)):
+            torch.set_num_threads(threads)
+            taken = best(calls, rounds)
+            for kind in spaces:
+                told = f"encoding, {name}, {kind}: sentences per {word} s beside sonar-space's fp32 predict"
+                told += f" (vectors {apart:.0e} apart)" if kind == "fp32" and apart > 1e-5 else ""
+                rows.append(row(told, len(said) / taken[kind][clock], len(said) / taken["theirs"][clock], "/s", ">= 3"))
+    return rows
+
+
+def _sides(shape: dict, folder: Path):
+    """Spaces of random weights, in fp32 and bf16, and sonar-space's pipeline on the same weights."""
+    import soundfile  # noqa: F401  # before fairseq2
+    from fairseq2.data.tokenizers import VocabularyInfo
+    from fairseq2.models.nllb.tokenizer import NllbTokenizerConfig, load_nllb_tokenizer
+    from sonar.inference_pipelines.text import TextToEmbeddingModelPipeline
+    from sonar.models.sonar_text import SonarTextEncoderConfig, SonarTextEncoderFactory
+
+    tokenizer = Tokenizer(train_sentencepiece(sentences(3000), PIECES))
+    tokenizer.save(folder / "pieces")
+    sizes = {**shape, "vocab": tokenizer.vocab, "positions": 512, "pad": PAD}
+    encoder = TextEncoder(**sizes)
+    config = SonarTextEncoderConfig(
+        model_dim=shape["dim"], max_seq_len=512, vocab_info=VocabularyInfo(tokenizer.vocab, 1, 2, 3, PAD), pooling="mean",
+        num_encoder_layers=shape["layers"], num_decoder_layers=1, num_encoder_attn_heads=shape["heads"],
+        num_decoder_attn_heads=shape["heads"], ffn_inner_dim=shape["hidden"],
+    )  # fmt: skip
+    model = SonarTextEncoderFactory(config).create_model()
+    model.load_state_dict(encoder.state_dict())
+    theirs = load_nllb_tokenizer(folder / "pieces", NllbTokenizerConfig(langs=["eng_Latn"], default_lang="eng_Latn"))
+    low = TextEncoder(**sizes)
+    low.load_state_dict(encoder.state_dict())
+    spaces = {"fp32": Space(encoder, None, tokenizer), "bf16": Space(low.to(torch.bfloat16), None, tokenizer)}
+    return spaces, TextToEmbeddingModelPipeline(model, theirs)
+
+
+def main(quick: bool = False, rounds: int = 3) -> list[dict]:
+    """Measure everything: rows {name, ours, anchor, ratio, target, unit, ok}. Some minutes; `quick` seconds."""
+    rounds = 1 if quick else rounds
+    rows = [line for name in SHAPES for line in encoding(name, quick, rounds)]
+    torch.set_num_threads(2)
+    return rows
+
+
+if __name__ == "__main__":
+    for line in main():
+        print(line)

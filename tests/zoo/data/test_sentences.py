@@ -1,0 +1,204 @@
+"""Sentence stores: what a naive loop would write, whoever writes it and however often it is killed."""
+
+import errno
+import json
+import pickle
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sentence_vectors import Hashed, Stops, vector
+
+from zoo.data import sentences
+from zoo.data.scale import executor
+from zoo.data.sentence_store import SentenceStore
+from zoo.data.sentences import END, SentenceShards, build
+from zoo.data.sources import Files
+
+COUNTS = [1, 3, 127, 128, 129, 255, 256, 400, 0, 5, *range(2, 40)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Documents of known numbers of sentences in two files; one of them has none."""
+    rng = random.Random(0)
+    for name, counts in (("a", COUNTS[:30]), ("b", COUNTS[30:])):
+        rows = [
+            " ".join(f"Größe {rng.randrange(500)} of {name}{i}." for _ in range(count)) or "#" for i, count in enumerate(counts)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    return Files([f"{tmp_path}/*.jsonl"], validation=0.2, test=0.1)
+
+
+@pytest.fixture
+def shards(source, tmp_path):
+    """Makes the work of a store in several parts and blocks."""
+
+    def make(folder="store", encoder=None, **given):
+        made = SentenceShards(source, Stops(), encoder or Hashed(), tmp_path / folder, **({"characters": 4000} | given))
+        made.groups = [[(piece,)] for part in source.parts() for piece in part]  # one file each, as for a large corpus
+        return made
+
+    return make
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."}
+
+
+def naive(source, split):
+    return [[*Stops()(document.text), END] for document in source.documents(split) if Stops()(document.text)]
+
+
+def whole(folder, split, **given):
+    store = SentenceStore(folder, split, **given)
+    return [store.texts(number) for number in range(len(store))]
+
+
+def test_a_store_is_what_a_naive_loop_gives(shards, source):
+    made = shards()
+    build(made, progress=False)
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert len(manifest["shards"]) > 8 and manifest["without_sentences"] == 1
+    assert (manifest["width"], manifest["encoder"], manifest["lang"], manifest["end"]) == (6, "hashed", "eng_Latn", END)
+    for split in ("train", "validation", "test"):
+        documents = naive(source, split)
+        store = SentenceStore(made.folder, split, wrap=10**6)
+        assert [store.texts(number) for number in range(len(store))] == documents and documents
+        assert manifest["splits"][split] == {
+            "sentences": sum(map(len, documents)), "documents": len(documents),
+            "bytes": sum(len(text.encode()) for each in documents for text in each),
+        }  # fmt: skip
+        for number, texts in enumerate(documents):
+            vectors, lengths = store.chunks(np.array([number]))
+            assert lengths.tolist() == [len(texts)] and vectors.dtype == np.float32
+            assert (vectors[0] == np.stack([vector(text) for text in texts]).astype(np.float16)).all()
+
+
+def test_long_documents_are_wrapped_and_only_the_last_chunk_ends(shards, source):
+    made = shards()
+    build(made, progress=False)
+    wanted = [texts[i : i + 128] for texts in naive(source, "train") for i in range(0, len(texts), 128)]
+    assert whole(made.folder, "train") == wanted
+    assert sum(chunk[-1] == END for chunk in wanted) == len(naive(source, "train")) and [END] in wanted
+    store = SentenceStore(made.folder, "train")
+    order = np.random.default_rng(0).permutation(len(store))[:20]
+    vectors, lengths = store.chunks(order)
+    assert vectors.shape == (20, lengths.max(), 6) and lengths.tolist() == [len(wanted[i]) for i in order]
+    for row, length, number in zip(vectors, lengths, order):
+        assert (row[:length] == store.chunks(np.array([number]))[0][0]).all() and not row[length:].any()
+    copy = pickle.loads(pickle.dumps(store))
+    assert (copy.chunks(order)[0] == vectors).all()
+
+
+@pytest.mark.parametrize("limit", [0, 60, 700, 1500])
+def test_a_killed_build_goes_on_where_it_was(shards, limit, monkeypatch):
+    monkeypatch.setattr(sentences, "BATCH", 32)
+    build(shards("reference", whole_encoder := Hashed()), progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        build(shards(encoder=Hashed(limit)), progress=False)
+    (shards().folder / "00000-000.vec.123.tmp").write_bytes(b"left by a kill")
+    again = Hashed()
+    build(shards(encoder=again), progress=False)
+    assert content(shards().folder) == content(shards("reference").folder)
+    assert again.count <= whole_encoder.count - limit / 2 or limit < 100  # what was whole is not encoded again
+    idle = Hashed(0)
+    build(shards(encoder=idle), progress=False)
+    assert idle.count == 0
+
+
+def test_a_repeated_sentence_is_encoded_once_in_a_block(shards, source):
+    encoder = Hashed()
+    made = shards(encoder=encoder, characters=10**9)  # a block for each of the two files
+    build(made, progress=False)
+    files = [[Stops()(each.text) for part in group for each in source.read(part)] for group in made.groups]
+    distinct = [{text for texts in file for text in texts} | {END} for file in files]
+    assert encoder.count == sum(map(len, distinct)) < sum(len(texts) + 1 for file in files for texts in file)
+
+
+def test_a_lost_file_is_made_again_and_a_damaged_one_named(shards):
+    made = shards()
+    build(made, progress=False)
+    before = content(made.folder)
+    (made.folder / "train-00000-001.text").unlink()
+    with pytest.raises(RuntimeError, match=r"files of the sentence store .* are missing: run the same command again"):
+        SentenceStore(made.folder, "train")
+    again = Hashed()
+    build(shards(encoder=again), progress=False)
+    assert content(made.folder) == before and 0 < again.count < 400
+    with open(made.folder / "train-00000-000.vec", "ab") as file:
+        file.write(b"x")
+    for failing in (lambda: build(made, progress=False), lambda: SentenceStore(made.folder, "train")):
+        with pytest.raises(
+            RuntimeError, match=r"train-00000-000.vec is damaged: it has \d+ bytes instead of \d+; delete this file"
+        ):
+            failing()
+
+
+def test_mistakes_are_named(shards, tmp_path, monkeypatch):
+    made = shards()
+    with pytest.raises(FileNotFoundError, match="there is no sentence store in"):
+        SentenceStore(made.folder, "train")
+    with pytest.raises(RuntimeError, match=r"2 of 2 shards of .* are missing"):
+        made.finish()
+    for bad, message in [
+        (lambda texts, lang: torch.zeros(len(texts), 5), r"gave \(\d+, 5\) for \d+ sentences, not \(\d+, 6\)"),
+        (lambda texts, lang: torch.full((len(texts), 6), 1e6), "numbers that float16 cannot hold: check the encoder"),
+        (lambda texts, lang: torch.full((len(texts), 6), torch.nan), r"the vector of 'Größe \d+ of a0.' holds NaN"),
+    ]:
+        wrong = Hashed()
+        wrong.encode = bad
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            build(shards(encoder=wrong), progress=False)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"the disk of .* is full; free some space"):
+        patch.setattr(sentences._Writer, "add", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        build(made, progress=False)
+    build(made, progress=False)
+    with pytest.raises(ValueError, match="made of another corpus, segmenter, encoder or language: delete the folder"):
+        build(shards(lang="deu_Latn"), progress=False)
+    with pytest.raises(ValueError, match="another corpus"):
+        SentenceStore(made.folder, "train", fingerprint="other")
+    (tmp_path / "manifest.json").write_text('{"tokenizer": "bytes"}')
+    with pytest.raises(ValueError, match="holds a token store, not one of sentences"):
+        SentenceStore(tmp_path, "train")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged: delete it"):
+        SentenceStore(tmp_path, "train")
+
+
+def test_a_sample_is_spread_over_the_split(shards, source):
+    build(shards(), progress=False)
+    store = SentenceStore(shards().folder, "train")
+    flat = np.stack([vector(text) for texts in naive(source, "train") for text in texts]).astype(np.float16)
+    assert (store.sample(10**9) == flat).all() and store.sentences == len(flat)
+    assert (store.sample(37) == flat[np.arange(37) * len(flat) // 37]).all()
+
+
+def test_datatrove_writes_what_the_loop_writes(shards):
+    pytest.importorskip("datatrove", reason="datatrove is in the extra `scale`")
+    build(shards("reference"), progress=False)
+    made = shards()
+    executor(made, workers=1).run()
+    made.finish()
+    reference = content(shards("reference").folder)
+    assert content(made.folder) == reference and len(whole(made.folder, "train")) > 30
+    (made.folder / "00001.json").unlink()
+    executor(made, workers=1).run()  # its logs say that all is done, the store knows better
+    assert content(made.folder) == reference
+
+
+def test_slurm_and_ray_are_told_the_same_work(shards, tmp_path):
+    pytest.importorskip("datatrove", reason="datatrove is in the extra `scale`")
+    made = executor(shards(), "slurm", partition="gpu", time="01:00:00", gpus=1, logs=tmp_path / "logs")
+    assert (made.tasks, made.partition, made.time, made.gpus_per_task) == (2, "gpu", "01:00:00", 1)
+    assert made.pipeline[0].folder == shards().folder
+    with pytest.raises(ValueError, match="Slurm executor needs the name of a partition"):
+        executor(shards(), "slurm")
+    with pytest.raises(ValueError, match="executor 'cloud' is none of local, slurm, ray"):
+        executor(shards(), "cloud")
+    assert executor(shards(), "ray", logs=tmp_path / "logs").tasks == 2

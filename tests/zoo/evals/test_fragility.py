@@ -1,0 +1,90 @@
+"""AutoBLEU and fragility on a made-up space whose answers are known: its decoder says the known sentence that is nearest."""
+
+import pytest
+import torch
+
+from zoo.evals.autobleu import AutoBLEU, bleu, grouped, round_trips, spread
+from zoo.evals.fragility import CharacterNgrams, FragilityModel, fragility, noised, sentence_bleu
+from zoo.nn.normalizer import Normalizer
+
+TEXTS = [
+    f"The {what} number {i} of the {where}." for i in range(12) for what in ("ship", "house") for where in ("town", "old sea")
+]
+
+
+class Nearest:
+    """Sentences at random points; those of the house lie close together, so little noise is enough to mix them up."""
+
+    def __init__(self, texts):
+        self.texts = list(texts)
+        near = torch.tensor([0.2 if "house" in text else 1.0 for text in texts])[:, None]
+        self.vectors = near * torch.randn(len(texts), 16, generator=torch.Generator().manual_seed(0)) + (near < 1) * 3
+
+    def encode(self, texts):
+        return torch.stack([self.vectors[self.texts.index(text)] for text in texts])
+
+    def decode(self, vectors, beam=1):
+        return [self.texts[i] for i in torch.cdist(vectors, self.vectors).argmin(1).tolist()]
+
+
+@pytest.fixture(scope="module")
+def space():
+    return Nearest(TEXTS)
+
+
+def test_noise_replaces_its_share_of_the_variance():
+    vectors = torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 5]) + 2
+    normalizer = Normalizer.fitted(vectors)
+    moved = noised(vectors, normalizer, 0.36, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(moved.std(0), vectors.std(0), rtol=0.03, atol=0)
+    for i in range(3):
+        assert torch.corrcoef(torch.stack([moved[:, i], vectors[:, i]]))[0, 1].item() == pytest.approx(0.8, abs=0.01)
+    torch.testing.assert_close(noised(vectors, normalizer, 0.0, torch.Generator()), vectors)
+
+
+def test_scores_fall_with_noise_and_crowded_sentences_are_fragile(space):
+    normalizer, reader = Normalizer.fitted(space.vectors), CharacterNgrams(TEXTS)
+    found = fragility(space, normalizer, TEXTS, reader, levels=(0.0, 0.01, 0.1, 0.5, 0.9))
+    assert found.bleu.shape == found.cosine.shape == (len(TEXTS), 5)
+    assert (found.bleu[:, 0] == 1).all() and torch.allclose(found.cosine[:, 0], torch.ones(len(TEXTS)))
+    for score in (found.bleu, found.cosine):
+        means = score.mean(0).tolist()
+        assert means == sorted(means, reverse=True) and means[-1] < 0.9 * means[0]
+    crowded = torch.tensor(["house" in text for text in TEXTS])
+    fragile = found.of("bleu")
+    assert fragile[crowded].mean() > fragile[~crowded].mean() and fragile.min() >= -1 and fragile.max() <= 0
+
+
+def test_autobleu_by_length(space):
+    measured = AutoBLEU(edges=(30, 33, 40), sentences=100, noise=(3.0,)).measured(space, TEXTS)
+    assert [measured[f"test/{name}"] for name in ("autobleu_30", "exact_33", "autobleu_40", "autobleu")] == [
+        pytest.approx(100)
+    ] * 4
+    assert measured["test/autobleu_33@3.0"] < 90
+    counts = [sum(low < len(text) <= high for text in TEXTS) for low, high in ((0, 30), (30, 33), (33, 40))]
+    assert [len(group) for group in grouped(TEXTS, (30, 33, 40))] == counts and min(counts) > 0
+    assert spread(list("abcdef"), 3) == ["a", "c", "e"] and spread(["a"], 3) == ["a"]
+    assert round_trips(space, TEXTS[:5]) == TEXTS[:5] and bleu(["a b c d e"], ["a b c d f"]) < 100
+
+
+def test_sentence_bleu_is_one_for_the_same_text():
+    assert sentence_bleu("Two words", "Two words") == pytest.approx(1) and sentence_bleu("a b c", "x y z") == 0
+
+
+def test_ngrams_know_spelling_and_rareness():
+    reader = CharacterNgrams(TEXTS)
+    cosine = lambda a, b: float(reader([a])[0] @ reader([b])[0])
+    assert cosine("The ship.", "the SHIP!") == pytest.approx(1) and cosine("ship", "xylophone") < 0.1
+    assert cosine("the zebra runs", "the zebra sleeps") > cosine("the zebra runs", "the number sleeps")
+    assert reader(["!?"]).abs().sum() == 0
+
+
+def test_the_model_learns_a_function_of_the_vector():
+    vectors = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    targets = -torch.sigmoid(vectors[:, 0] + vectors[:, 1].abs())
+    torch.manual_seed(0)
+    assert FragilityModel(8, 32).fit(vectors, targets, steps=300) > 0.8
+    shuffled = targets[torch.randperm(600, generator=torch.Generator().manual_seed(1))]
+    assert FragilityModel(8, 32).fit(vectors, shuffled, steps=100) < 0.2
+    with pytest.raises(ValueError, match="too few"):
+        FragilityModel(8, 32).fit(vectors[:10], targets[:10])

@@ -1,0 +1,89 @@
+"""A tiny space that can almost write its own sentences, and what sonar-space itself makes of it."""
+
+import os
+import random
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zoo.sonar.cards import write_space
+from zoo.sonar.net import TextDecoder, TextEncoder
+from zoo.sonar.space import Space
+from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
+
+LANGS = ("eng_Latn", "fra_Latn")
+NAME = "tiny_zoo"
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    words = ["".join(draw.choice("aeioulmnprst") for _ in range(draw.randint(2, 6))) for _ in range(60)]
+    return [" ".join(draw.choice(words) for _ in range(draw.randint(1, 7))).capitalize() + "." for _ in range(count)]
+
+
+def padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.full((len(rows), int(lengths.max())), PAD)
+    for line, row in zip(tokens, rows):
+        line[: len(row)] = torch.tensor(row)
+    return tokens, lengths
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SimpleNamespace:
+    """tokenizer, texts, and an encoder and decoder that were trained on the texts for a moment: no two outputs are alike."""
+    texts = sentences(48)
+    tokenizer = Tokenizer(train_sentencepiece(sentences(2000, 1) + texts, 120), LANGS)
+    torch.manual_seed(0)
+    sizes = {"vocab": tokenizer.vocab, "dim": 32, "layers": 2, "heads": 4, "hidden": 64, "positions": 48, "pad": PAD}
+    encoder, decoder = TextEncoder(**sizes, dropout=0.0), TextDecoder(**sizes, dropout=0.0)
+    params = [p for p in (*encoder.parameters(), *decoder.parameters()) if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=1e-2)
+    source, lengths = padded(tokenizer.encode(texts))
+    target, _ = padded(tokenizer.encode(texts, mode="target"))
+    for _ in range(80):
+        logits = decoder(encoder(source, lengths), target[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return SimpleNamespace(texts=texts, tokenizer=tokenizer, encoder=encoder.eval(), decoder=decoder.eval(), loss=loss.item())
+
+
+@pytest.fixture(scope="session")
+def folder(tiny, tmp_path_factory) -> Path:
+    """The tiny space on disk, in fp32, with cards."""
+    path = tmp_path_factory.mktemp("space")
+    write_space(path, tiny.encoder, tiny.decoder, tiny.tokenizer, NAME, dtype=torch.float32)
+    return path
+
+
+@pytest.fixture
+def space(tiny) -> Space:
+    return Space(tiny.encoder, tiny.decoder, tiny.tokenizer)
+
+
+@pytest.fixture(scope="session")
+def sonar(tiny, folder) -> dict:
+    """What sonar-space makes of the tiny space, and random models of its own with their outputs (see sonar_oracle.py).
+
+    One process of its own: importing sonar-space costs 13 seconds of a CPU, and it reads its cards' folder once.
+    """
+    for name in ("sonar", "fairseq2", "soundfile"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    script = Path(__file__).with_name("sonar_oracle.py")
+    vectors = torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
+    torch.save({"texts": tiny.texts, "vectors": vectors, "name": NAME, "langs": LANGS}, folder / "asked.pt")
+    root = Path(__file__).resolve().parents[3]
+    env = {**os.environ, "FAIRSEQ2_USER_ASSET_DIR": str(folder / "cards"), "FAIRSEQ2_CACHE_DIR": str(folder / "cache")}
+    env |= {"FAIRSEQ2_NO_PROGRESS": "1", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, env=env, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return torch.load(folder / "answers.pt", weights_only=True)

@@ -1,0 +1,281 @@
+"""`CommonCrawlSentences`: web documents as sentence vectors for Large Concept Models, or as tokens for any token net.
+
+Chunk c of a split is up to `context` sentences of one document, the same for any batch size, number of processes and net.
+Training reads chunks in an order that is a pure function of (seed, position); a resumed run needs only the number of chunks that
+were trained on.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.data.language import LANG
+from zoo.data.loader import spread
+from zoo.data.modules import TokenData
+from zoo.data.segment import Capped, Cleaned, Segmenter, Sentencex
+from zoo.data.sentence_store import SentenceStore, complete, read_manifest
+from zoo.data.sentences import Encoder, SentenceShards, build, fingerprint
+from zoo.data.warc import WARC
+
+PADDING, GIVEN, TARGET = 0, 1, 2  # `role` of a sentence: none, part of a prompt, to be learnt
+POOL, RUN = 4096, 64  # chunks among which those of similar length are brought together, and how many stay together
+
+
+class CommonCrawlSentences(TokenData):
+    """Documents of Common Crawl, or of anything else, as sentences or as tokens.
+
+    Batches of the sentence view are dicts: `vec` (batch, S, E) float32, S the longest chunk of the batch, zero behind each end;
+    `length` (batch,) long; `role` (batch, S) long, TARGET for a sentence that is learnt and PADDING behind the end; `mask`
+    (batch,) False for rows that only fill the last batch of a pass; and `window` (batch,), the number of each chunk in its split.
+    Those of the token view are OpenWebText's.
+
+    Args:
+        view: "sentences" or "tokens": what batches hold.
+        source: "hub" streams a data set, "files" reads text, .jsonl, .jsonl.gz and .parquet, "warc" web archives (WARC, WET and
+            ARC), "installed" the documentation of installed packages, "store" takes a store that is already built.
+        files: paths or globs for files and warc; for source store, its one folder.
+        hub: name of the data set: allenai/c4 (configuration en), HuggingFaceFW/fineweb-edu (sample-10BT) or wikimedia/wikipedia
+            (20231101.en).
+        hub_config: its configuration.
+        column: field of the text.
+        megabytes: at most so much text (10⁶ bytes), for hub and installed.
+        lang: language of the documents; source warc keeps no others.
+        segmenter: cuts documents into sentences; None: sentencex, capped at 200 characters and cleaned.
+        encoder: turns sentences into vectors; needed to build a sentence store, not to read one.
+        context: sentences of a chunk (LCM §2.4.1: 128; §3: 2048), or tokens of a window.
+        batch: chunks or windows per device and micro-step.
+        similar_lengths: chunks of similar length come together, which saves padding; False shuffles them all.
+        tokenizer, vocab_size: of the token view, as for OpenWebText.
+        eval_bytes: about so much text is scored per validation or test pass; None: all.
+        root: folder that holds the stores.
+        prepare_workers: processes that build a token store.
+        loader_workers: processes that load batches.
+        seed: of the order.
+        exclude, verify: for source installed, as for OpenWebText.
+    """
+
+    def __init__(
+        self,
+        view: Literal["sentences", "tokens"] = "sentences",
+        source: Literal["hub", "files", "warc", "installed", "store"] = "hub",
+        files: list[str] | None = None,
+        hub: str = "allenai/c4",
+        hub_config: str | None = "en",
+        column: str | None = None,
+        megabytes: float | None = None,
+        lang: str = LANG,
+        segmenter: Segmenter | None = None,
+        encoder: Encoder | None = None,
+        context: int = 128,
+        batch: int = 8,
+        similar_lengths: bool = True,
+        tokenizer: str = "bpe",
+        vocab_size: int = 32000,
+        eval_bytes: int | None = None,
+        root: str = "data",
+        prepare_workers: int | None = None,
+        loader_workers: int = 0,
+        seed: int = 0,
+        exclude: list[str] | None = None,
+        verify: bool = True,
+    ):
+        if source == "warc" and not files:
+            raise ValueError("data.files and `data.source: warc` go together: give both, or neither")
+        stored = source == "store" and view == "sentences"
+        own = source == "warc" or stored  # sources that token data do not know
+        known = ("hub", None) if own else (source, files)
+        super().__init__("prose", *known, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch, eval_bytes,
+                         root, prepare_workers, loader_workers, seed, exclude, verify)  # fmt: skip
+        if source == "store" and not files:
+            raise ValueError("data.files and `data.source: store` go together: give the one folder of the store")
+        self.view, self.source, self.lang, self.similar_lengths = view, source, lang, similar_lengths
+        self.segmenter, self.encoder = segmenter or Cleaned(Capped(Sentencex())), encoder
+        if source == "warc":
+            self.corpus = WARC(files, lang)
+        elif stored:
+            self.corpus = Encoded(files[0])
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the corpus and of what its documents are made into."""
+        if self.view == "tokens":
+            return super().fingerprint
+        if self.source == "store":
+            return read_manifest(self.corpus.folder)["fingerprint"]
+        return fingerprint(self.corpus, self.segmenter, self._needed(), self.lang)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the store is."""
+        if self.view == "tokens":
+            return super().folder
+        if self.source == "store":
+            return self.corpus.folder
+        label = re.sub(r"[^\w.]+", "-", self.lang)
+        return self.root / f"{type(self).__name__}-{self.source}-{label}-{self.fingerprint[:8]}"
+
+    @property
+    def width(self) -> int:
+        """Numbers in a sentence's vector (E)."""
+        if self.encoder is not None:
+            return self.encoder.width
+        return read_manifest(self.folder)["width"]
+
+    def _needed(self) -> Encoder:
+        if self.encoder is None:
+            raise ValueError(
+                "data.encoder is missing: give what turns sentences into vectors, or `source: store` with its folder"
+            )
+        return self.encoder
+
+    # -- preparing ------------------------------------------------------------------------------------------------
+    def shards(self) -> SentenceShards:
+        """The work of the sentence store, for an executor of zoo.data.scale; `prepare_data` finds the store then."""
+        return SentenceShards(self.corpus, self.segmenter, self._needed(), self.folder, self.lang)
+
+    def prepare_data(self) -> None:
+        """Build the store where it is missing; prints where it is, what it holds, and what the source left out."""
+        there = (self.folder / "manifest.json").exists()
+        if self.view == "tokens":
+            super().prepare_data()
+        elif self.source != "store" and not complete(self.folder, self.fingerprint):
+            build(self.shards())
+        if self.source == "warc" and not there:
+            self._tell(f"data: {self.corpus.report()}")
+        if self.view == "sentences":
+            splits = read_manifest(self.folder)["splits"].items()
+            counts = ", ".join(f"{name} {n['sentences']:,} sentences of {n['documents']:,} documents" for name, n in splits)
+            self._tell(f"data: {self.description} in {self.folder}: {counts}")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the store (memory-mapped)."""
+        if self.view == "tokens":
+            return super().setup(stage)
+        splits = ("train", "validation", "test")
+        self.stores = {split: SentenceStore(self.folder, split, self.context, self.fingerprint) for split in splits}
+
+    # -- loaders --------------------------------------------------------------------------------------------------
+    def windows(self, split: str) -> int:
+        """Number of chunks, or of windows, in a split; ValueError if there is none."""
+        if self.view == "tokens":
+            return super().windows(split)
+        count = len(self.stores[split])
+        if not count:
+            raise ValueError(f"the {split} split has no sentences: give it more documents")
+        return count
+
+    def epochs_seen(self, tokens: int) -> float:
+        """How often the training text has been read after so many tokens, or sentences."""
+        return super().epochs_seen(tokens) if self.view == "tokens" else tokens / self.stores["train"].sentences
+
+    def _evaluation(self, split: str):
+        if self.view == "tokens":
+            return super()._evaluation(split)
+        count, size = self.windows(split), self.stores[split].manifest["splits"][split]["bytes"]
+        scored = count if self.eval_bytes is None else min(count, max(1, self.eval_bytes * count // max(1, size)))
+        batches = self._batches(split, partial(spread, count=count, scored=scored), scored)
+        return self._loader(batches, -(-scored // (batches.world * self.batch)))
+
+    def _batches(self, split: str, window: Callable, scored: int | None = None):
+        if self.view == "tokens":
+            return super()._batches(split, window, scored)
+        share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+        store = self.stores[split]
+        if scored is None and self.similar_lengths:
+            window = ByLength(window, store.lengths)
+        return SentenceBatches(store, self.batch, window, scored, share["rank"], share["num_replicas"])
+
+
+class Encoded:
+    """A sentence store that stands for its corpus."""
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    @property
+    def description(self) -> str:
+        return read_manifest(self.folder)["description"]
+
+    @property
+    def fingerprint(self) -> str:
+        return read_manifest(self.folder)["source"]
+
+    def documents(self, split: str | None = None):
+        """Its documents, their sentences joined by spaces and without the end marker."""
+        from zoo.data.sources import Document, identity
+
+        for each in [split] if split else ["train", "validation", "test"]:
+            store = SentenceStore(self.folder, each, wrap=1 << 40)
+            for number in range(len(store)):
+                texts = store.texts(number)
+                text = " ".join(texts[:-1] if texts[-1] == store.end else texts)
+                yield Document(text, identity(text), each)
+
+
+class SentenceBatches(Dataset):
+    """Batch k of one process, a pure function of k: chunks at global positions offset + (k·world + rank)·batch + 0 … batch − 1.
+
+    window: (batch,) positions -> (batch,) chunk numbers. Rows at positions from `scored` on repeat the last one with
+    `mask` False.
+    """
+
+    def __init__(
+        self,
+        store: SentenceStore,
+        batch: int,
+        window: Callable[[np.ndarray], np.ndarray],
+        scored: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.store, self.batch, self.window, self.scored = store, batch, window, scored
+        self.rank, self.world, self.offset = rank, world, 0
+
+    def __getitem__(self, k: int) -> dict[str, Tensor]:
+        position = self.offset + (k * self.world + self.rank) * self.batch + np.arange(self.batch)
+        counted = np.ones(self.batch, bool)
+        if self.scored is not None:
+            counted, position = position < self.scored, np.minimum(position, self.scored - 1)
+        numbers = self.window(position)  # (B,)
+        vectors, lengths = self.store.chunks(numbers)  # (B, S, E)
+        role = np.where(np.arange(vectors.shape[1]) < lengths[:, None], TARGET, PADDING)  # (B, S)
+        arrays = {"vec": vectors, "length": lengths, "role": role, "mask": counted, "window": numbers}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class ByLength:
+    """An order in which chunks of similar length come together, made of another: (B,) positions -> (B,) chunk numbers.
+
+    Each epoch's positions are cut into pools of POOL; the chunks that `order` puts into a pool stay in it, sorted by length, in
+    runs of RUN, which are shuffled: a pure function of the position, whatever the batch size.
+    """
+
+    def __init__(self, order: Callable[[np.ndarray], np.ndarray], lengths: np.ndarray):
+        self.order, self.lengths = order, lengths
+        self._kept: tuple = (), np.zeros(0, np.int64)  # the pool that was asked for last
+
+    def __call__(self, position: np.ndarray) -> np.ndarray:
+        epoch, index = np.divmod(np.asarray(position, np.int64), len(self.lengths))
+        out = np.empty(len(index), np.int64)
+        for e, p in sorted(set(zip(epoch.tolist(), (index // POOL).tolist()))):
+            mine = (epoch == e) & (index // POOL == p)
+            out[mine] = self._pool(e, p)[index[mine] - p * POOL]
+        return out
+
+    def _pool(self, epoch: int, pool: int) -> np.ndarray:
+        if self._kept[0] != (epoch, pool):
+            n = len(self.lengths)
+            shuffled = self.order(epoch * n + np.arange(pool * POOL, min(n, (pool + 1) * POOL)))
+            members = shuffled[np.argsort(self.lengths[shuffled], kind="stable")]
+            starts = np.arange(0, len(members), RUN)
+            starts = starts[np.argsort(shuffled[starts], kind="stable")]  # as random as `order` is, without another generator
+            self._kept = (epoch, pool), np.concatenate([members[start : start + RUN] for start in starts])
+        return self._kept[1]

@@ -1,0 +1,64 @@
+"""Exact and near duplicates among texts, by MinHash (Broder 1997) with the bands that FineWeb's de-duplication uses (arXiv
+2406.17557, §3.4: 5-grams, 14 bands of 8 hashes)."""
+
+import hashlib
+import re
+import zlib
+
+import numpy as np
+
+from zoo.data.order import GOLDEN, mix
+
+GRAM, BANDS, ROWS = 5, 14, 8
+_KEYS = mix(np.arange(BANDS * ROWS, dtype=np.uint64))
+
+
+class Duplicates:
+    """`duplicates(text)` says why a text repeats an earlier one, or None, and remembers it then; the first of several is kept.
+
+    similar: the Jaccard similarity of 5-grams of words (of characters where words are not spaced), as estimated from 112 hashes,
+    from which on a text is a near duplicate; None: only exact repetitions count, up to white space. About 1 kB per kept text.
+    """
+
+    def __init__(self, similar: float | None = 0.8):
+        self.similar = similar
+        self._exact: set[bytes] = set()
+        self._bands: dict[tuple[int, bytes], list[int]] = {}
+        self._signatures: list[np.ndarray] = []
+
+    def __call__(self, text: str) -> str | None:
+        exact = hashlib.sha256(" ".join(text.split()).encode(errors="replace")).digest()[:16]
+        if exact in self._exact:
+            return "exact duplicate"
+        if self.similar is not None:
+            mine = signature(text)
+            bands = [(i, mine[i * ROWS : (i + 1) * ROWS].tobytes()) for i in range(BANDS)]
+            for other in sorted({number for band in bands for number in self._bands.get(band, ())}):
+                if (mine == self._signatures[other]).mean() >= self.similar:
+                    return "near duplicate"
+            for band in bands:
+                self._bands.setdefault(band, []).append(len(self._signatures))
+            self._signatures.append(mine)
+        self._exact.add(exact)
+        return None
+
+
+def grams(text: str) -> np.ndarray:
+    """Hashes of the 5-grams of a text, each once: (n,) uint64."""
+    tokens = re.findall(r"\w+", text.lower())
+    if sum(map(len, tokens)) > 12 * len(tokens):
+        tokens = list("".join(tokens))
+    hashes = np.array([zlib.crc32(token.encode(errors="replace")) for token in tokens], np.uint64)
+    width = min(GRAM, len(hashes))
+    gram = np.zeros(max(len(hashes) - width + 1, 0), np.uint64)
+    for i in range(width):
+        gram = mix(gram * GOLDEN + hashes[i : len(hashes) - width + 1 + i])
+    return np.unique(gram)
+
+
+def signature(text: str) -> np.ndarray:
+    """The least of each of 112 hashes of the 5-grams; texts agree in about the share of their Jaccard similarity: (112,)."""
+    gram = grams(text)
+    if not len(gram):
+        return np.zeros(len(_KEYS), np.uint32)
+    return np.array([mix(gram ^ key).min() >> np.uint64(32) for key in _KEYS]).astype(np.uint32)

@@ -1,0 +1,292 @@
+"""Sentences of a document: segmenters, the cap on their length, and the clean-up around both.
+
+A segmenter is any object with `fingerprint` and `segmenter(text, lang) -> list[str]` that pickles: `Sentencex`, `SpaCy`, `SaT`,
+or `zoo.data.boundaries.Boundaries`, which is trained here. `Capped` puts a limit on the length of a sentence (LCM, arXiv
+2412.08821, §2.2) and `Cleaned` removes what no sentence encoder should see; both are segmenters again. Pieces keep every
+character of the text but the white space between them; only `Cleaned` removes more.
+"""
+
+import importlib
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from zoo.data.language import LANG, UNSPACED, short
+from zoo.data.pieces import sample_hash
+from zoo.data.sources import digest
+
+_MARKS = {  # ASCII marks count before white space only (3.5, 12:30); those of other scripts stand alone
+    "...": "(?:…|\\.\\.\\.)",
+    "!": "(?:![\"'”’)\\]]*(?=\\s)|！)",
+    "?": "(?:\\?[\"'”’)\\]]*(?=\\s)|[？؟፧՞])",
+    ";": "(?:;(?=\\s)|[；؛])",
+    ":": "(?::(?=\\s)|：)",
+    ".": "(?:\\.[\"'”’)\\]]*(?=\\s)|[。．｡।॥۔።။។།։])",
+    ",": "(?:,(?=\\s)|[，、､،፣၊])",
+}
+# orders of LCM's released code: for models with probabilities, and for its rule-based path
+AFTER_MODELS = (_MARKS["..."], "\n", *(_MARKS[mark] for mark in "!?;:.,"), "\t", "[\\s፡་\u200b]")
+AFTER_RULES = (*(_MARKS[mark] for mark in (".", "!", "?", "...")), "\n", *(_MARKS[mark] for mark in ";,:"), ">", "[\\s፡་\u200b]")
+
+EMOJI = re.compile(
+    "[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\U0001f000-\U0001f0ff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]"
+    "[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u20e3\U000e0020-\U000e007f]*\u200d?|[\ufe0f\u20e3]"
+)
+
+
+class Segmenter(Protocol):
+    """What cuts text into sentences. `fingerprint`: hexadecimal, a pure function of what decides where it cuts."""
+
+    fingerprint: str
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]: ...
+
+
+class Sentencex:
+    """Wikimedia's rules for some 50 languages, with fallbacks for all others; the default, at tens of MB/s."""
+
+    fingerprint = digest("sentencex")
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]:
+        return _stripped(package("sentencex").segment(short(lang), text))
+
+
+class SpaCy:
+    """spaCy's rule-based sentencizer, the rule-based segmenter of LCM §2.2. A language that spaCy lacks takes its general
+    tokenizer, one written without spaces its tokenizer by characters (their own need further packages)."""
+
+    fingerprint = digest("spacy sentencizer")
+
+    def __init__(self):
+        self._pipes: dict = {}
+
+    def __getstate__(self) -> dict:
+        return {"_pipes": {}}
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]:
+        pipe = self._pipe("zh" if short(lang) in UNSPACED else short(lang))
+        with pipe.memory_zone():  # else its vocabulary grows with the corpus
+            return _stripped([sentence.text for sentence in pipe(text).sents])
+
+    def _pipe(self, lang: str):
+        if lang not in self._pipes:
+            spacy = package("spacy")
+            try:
+                pipe = spacy.blank(lang)
+            except ImportError:  # no such language, or one whose tokenizer is a package of its own
+                pipe = spacy.blank("xx")
+            pipe.add_pipe("sentencizer")
+            pipe.max_length = 1 << 40  # the limit is for parsers
+            self._pipes[lang] = pipe
+        return self._pipes[lang]
+
+
+class SaT:
+    """Segment any Text (Frohmann et al. 2024) by wtpsplit: the probability that a sentence ends after each character.
+
+    Args:
+        model: a name ("sat-3l", "sat-6l", "sat-12l-sm", fetched from the hub) or the folder of a saved one.
+        threshold: a sentence ends where the probability is higher. LCM's released code has 0.01, 0.02, 0.2 (its Wikipedia
+            script, with sat-3l) and 0.6, so no value is the paper's.
+        tokenizer: a hub name or a folder; None takes the model's folder if it holds one, else XLM-R's.
+        device: where the network runs; not part of the fingerprint.
+
+    Raises RuntimeError in a sentence when the weights cannot be had.
+    """
+
+    def __init__(self, model: str = "sat-3l", threshold: float = 0.2, tokenizer: str | None = None, device: str = "cpu"):
+        self.model, self.threshold, self.tokenizer, self.device = model, threshold, tokenizer, device
+        self._sat = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_sat": None}
+
+    @property
+    def fingerprint(self) -> str:
+        folder = Path(self.model).expanduser()
+        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+        return digest("sat", list(map(sample_hash, map(str, files))) or self.model, self.threshold, self.tokenizer)
+
+    def probabilities(self, text: str, lang: str = LANG) -> np.ndarray:
+        """That a sentence ends after each character: (characters,)."""
+        if not text or text.isspace():
+            return np.zeros(len(text))
+        return np.asarray(self._loaded().predict_proba(text, stride=256, block_size=256), np.float32)  # as LCM's code has it
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]:
+        return cut(text, self.probabilities(text, lang) > self.threshold)
+
+    def _loaded(self):
+        if self._sat is None:
+            folder = Path(self.model).expanduser()
+            own = str(folder) if (folder / "tokenizer.json").exists() else "facebookAI/xlm-roberta-base"
+            try:
+                self._sat = package("wtpsplit").SaT(str(folder) if folder.is_dir() else self.model, self.tokenizer or own)
+            except (OSError, ValueError, KeyError) as error:
+                reason = str(error).strip().splitlines()[0].rstrip(".: ") if str(error).strip() else type(error).__name__
+                raise RuntimeError(
+                    f"SaT's weights {self.model!r} or its tokenizer {self.tokenizer or own!r} cannot be had ({reason}): check "
+                    "the name and the network, give a local folder, or take zoo.data.boundaries.Boundaries, which is trained here"
+                ) from None
+            self._sat.eval().to(self.device)
+        return self._sat
+
+
+class Capped:
+    """A segmenter whose sentences have at most so many characters.
+
+    A longer sentence of n characters is cut at the most probable inner boundaries into round(n / cap) + 1 pieces, where the
+    segmenter has `probabilities`; what is still too long, or has none, is packed greedily, from separator to separator in their
+    order; text without any is cut at the cap, never before a combining mark. (LCM §2.2 and its released code.)
+
+    Args:
+        segmenter: what is capped.
+        characters: the cap; LCM's figure 3 has 200, its released code 256 for SaT and 200 for spaCy.
+        threshold: of a segmenter with probabilities; None keeps its own.
+        separators: regular expressions in the order of use; None takes the released order for models or for rules.
+
+    Raises ValueError for a threshold where there are no probabilities.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        characters: int = 200,
+        threshold: float | None = None,
+        separators: list[str] | None = None,
+    ):
+        modelled = hasattr(segmenter, "probabilities")
+        if threshold is not None and not modelled:
+            raise ValueError(
+                f"{type(segmenter).__name__} has no probabilities, so a threshold means nothing to it: leave threshold out"
+            )
+        if characters < 8:
+            raise ValueError(f"a cap of {characters} characters leaves no sentences: give 8 or more")
+        self.segmenter, self.characters, self.threshold, self.separators = segmenter, characters, threshold, separators
+        self._order = tuple(separators or (AFTER_MODELS if modelled else AFTER_RULES))
+
+    @property
+    def fingerprint(self) -> str:
+        return digest("capped", self.segmenter.fingerprint, self.characters, self.threshold, self._order)
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]:
+        if not hasattr(self.segmenter, "probabilities"):
+            return self._packed(self.segmenter(text, lang))
+        chances = self.segmenter.probabilities(text, lang)
+        threshold = self.segmenter.threshold if self.threshold is None else self.threshold
+        pieces = []
+        for start, stop in spans(text, chances > threshold):
+            if stop - start > self.characters:
+                count = round((stop - start) / self.characters) + 1
+                inner = most_probable(text[start:stop], chances[start:stop], count - 1)
+                pieces += [text[start + a : start + b] for a, b in spans(text[start:stop], inner)]
+            else:
+                pieces.append(text[start:stop])
+        return self._packed(pieces)
+
+    def _packed(self, pieces: list[str]) -> list[str]:
+        return [part for piece in pieces for part in pack(piece, self.characters, self._order)]
+
+
+class Cleaned:
+    """The clean-up around a segmenter, which loses characters on purpose: emoji are taken out first; in each sentence runs of
+    white space become one space; sentences without a letter are dropped.
+
+    lines: a line end also ends a sentence, as in web text, whose lines are paragraphs, and unlike that of hard-wrapped books.
+    """
+
+    def __init__(self, segmenter: Segmenter, lines: bool = True):
+        self.segmenter, self.lines = segmenter, lines
+
+    @property
+    def fingerprint(self) -> str:
+        return digest("cleaned", self.segmenter.fingerprint, self.lines)
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]:
+        text = EMOJI.sub("", text)
+        texts = text.splitlines() if self.lines else [text]
+        pieces = [" ".join(piece.split()) for part in texts if part.strip() for piece in self.segmenter(part, lang)]
+        return [piece for piece in pieces if any(map(str.isalpha, piece))]
+
+
+def spans(text: str, ends: np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) of the pieces of a text, without the white space around them; ends: (characters,) true where one ends."""
+    found, start = [], 0
+    for stop in [*(np.flatnonzero(ends) + 1).tolist(), len(text)]:
+        piece = text[start:stop]
+        if kept := piece.strip():
+            first = start + len(piece) - len(piece.lstrip())
+            found.append((first, first + len(kept)))
+        start = stop
+    return found
+
+
+def cut(text: str, ends: np.ndarray) -> list[str]:
+    return [text[start:stop] for start, stop in spans(text, ends)]
+
+
+def most_probable(text: str, chances: np.ndarray, count: int) -> np.ndarray:
+    """Where the `count` most probable inner boundaries of a text are: (characters,) of bool. White space is no place of its own:
+    its probability counts for the character before it."""
+    places: list[tuple[float, int]] = []
+    for at, (character, chance) in enumerate(zip(text, chances.tolist())):
+        if not character.isspace():
+            places.append((chance, at))
+        elif places:
+            places[-1] = max(chance, places[-1][0]), places[-1][1]
+    best = sorted(places[:-1], key=lambda place: (-place[0], place[1]))[:count]
+    ends = np.zeros(len(text), bool)
+    ends[[at for _, at in best]] = True
+    return ends
+
+
+def pack(text: str, characters: int, separators: Iterable[str]) -> list[str]:
+    """Pieces of at most so many characters: joined from the parts between the first separators as long as they fit; a piece that
+    is longer than that is packed by the others in turn."""
+    text, separators = text.strip(), tuple(separators)
+    if len(text) <= characters:
+        return [text] if text else []
+    if not separators:
+        return _hard(text, characters)
+    packed, first = [""], separators[0]
+    for part in _after(text, first):
+        if len((packed[-1] + part).strip()) > characters:
+            packed.append("")
+        packed[-1] += part
+    return [piece for each in packed for piece in pack(each, characters, separators[1:])]
+
+
+def _after(text: str, separator: str) -> list[str]:
+    """Parts of a text, each but the last with the separator that ends it."""
+    ends = [match.end() for match in re.finditer(separator, text)]
+    return [text[start:stop] for start, stop in zip([0, *ends], [*ends, len(text)])]
+
+
+def _hard(text: str, characters: int) -> list[str]:
+    pieces, start = [], 0
+    while len(text) - start > characters:
+        stop = start + characters
+        while stop > start + characters // 2 and (unicodedata.category(text[stop])[0] == "M" or text[stop] in "\u200c\u200d"):
+            stop -= 1
+        pieces.append(text[start:stop])
+        start = stop
+    return _stripped([*pieces, text[start:]])
+
+
+def _stripped(pieces: Iterable[str]) -> list[str]:
+    return [piece for piece in map(str.strip, pieces) if piece]
+
+
+def package(name: str, extra: str = "sentences"):
+    """An optional package, or ImportError with the extra that brings it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.split(".")[0]:
+            raise
+        sentence = f"{error.name} is not installed: install the extra `{extra}` (pip install 'zoo[{extra}]')"
+        raise ImportError(sentence) from None

@@ -1,0 +1,114 @@
+"""Reading a sentence store: documents in chunks of at most so many sentences, memory-mapped. `zoo.data.sentences` writes it."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class SentenceStore:
+    """The sentences of one split and their vectors; `len` is the number of its chunks.
+
+    wrap: a document is cut into chunks of so many sentences (LCM §2.4.1: 128); its end marker, the last sentence, is in the last
+    chunk alone. fingerprint: that is expected, if any. Raises FileNotFoundError, ValueError (another store) or RuntimeError (a
+    file that is missing or has the wrong size) in one sentence.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: str, wrap: int = 128, fingerprint: str | None = None):
+        self.folder, self.split, self.wrap = Path(folder), split, wrap
+        if wrap < 1:
+            raise ValueError(f"chunks of {wrap} sentences are none: give data.context 1 or more")
+        self.manifest = read_manifest(self.folder)
+        entries = [entry for entry in self.manifest["shards"] if entry["split"] == split]
+        if not complete(self.folder, fingerprint):
+            raise RuntimeError(f"files of the sentence store in {self.folder} are missing: run the same command again")
+        self.width, self.end = self.manifest["width"], self.manifest["end"]
+        stems = [self.folder / entry["stem"] for entry in entries]
+        # plain views: slicing an np.memmap costs twenty times as much as slicing an array
+        self._vectors = [np.memmap(f"{stem}.vec", "<f2", "r").view(np.ndarray).reshape(-1, self.width) for stem in stems]
+        self._texts = [np.memmap(f"{stem}.text", np.uint8, "r").view(np.ndarray) for stem in stems]
+        self._ends = [np.memmap(f"{stem}.sentences", "<i8", "r").view(np.ndarray) for stem in stems]
+        stops = [np.fromfile(f"{stem}.documents", "<i8") for stem in stems]
+        starts = [np.concatenate([[0], stop[:-1]]) for stop in stops]
+        none = np.zeros(0, np.int64)
+        shard = np.repeat(np.arange(len(stems)), [len(stop) for stop in stops])  # (documents,)
+        start, sizes = np.concatenate([none, *starts]), np.concatenate([none, *stops]) - np.concatenate([none, *starts])
+        self.documents, self.sentences = len(sizes), int(sizes.sum())
+        pieces = -(-sizes // wrap)  # chunks of each document
+        self.document = np.repeat(np.arange(len(sizes)), pieces)  # (chunks,) of which document a chunk is
+        within = np.arange(len(self.document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        self._shard, self._start = shard[self.document], start[self.document] + within * wrap
+        self.lengths = np.minimum(wrap, sizes[self.document] - within * wrap)  # (chunks,) sentences of each
+
+    def __reduce__(self):
+        return SentenceStore, (self.folder, self.split, self.wrap)  # workers map the files anew
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def chunks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of chunks (B,), zero behind each end: (B, S, E) float32, S the longest of them; and their lengths (B,)."""
+        lengths = self.lengths[numbers]
+        out = np.zeros((len(numbers), int(lengths.max(initial=0)), self.width), np.float32)
+        places = zip(out, self._shard[numbers].tolist(), self._start[numbers].tolist(), lengths.tolist())
+        for row, shard, start, length in places:
+            row[:length] = self._vectors[shard][start : start + length]
+        return out, lengths
+
+    def texts(self, number: int) -> list[str]:
+        """The sentences of a chunk."""
+        shard, start, length = int(self._shard[number]), int(self._start[number]), int(self.lengths[number])
+        stops = self._ends[shard][start : start + length].tolist()
+        first = int(self._ends[shard][start - 1]) if start else 0
+        return [self._texts[shard][a:b].tobytes().decode() for a, b in zip([first, *stops], stops)]
+
+    def sample(self, count: int) -> np.ndarray:
+        """Vectors of at most so many sentences, evenly spread over the split, to fit a normalizer or codebook: (n, E) float32."""
+        count, taken, passed = min(count, self.sentences), [], 0
+        wanted = np.arange(count) * self.sentences // max(1, count)
+        for vectors in self._vectors:
+            rows = wanted[(wanted >= passed) & (wanted < passed + len(vectors))] - passed
+            taken.append(vectors[rows].astype(np.float32))
+            passed += len(vectors)
+        return np.concatenate([np.zeros((0, self.width), np.float32), *taken])
+
+
+def complete(folder: Path, expected: str | None = None) -> bool:
+    """Whether a folder holds a whole sentence store; ValueError if it is another one than that of a fingerprint."""
+    if not (folder / "manifest.json").exists():
+        return False
+    manifest = read_manifest(folder)
+    if expected not in (None, manifest["fingerprint"]):
+        raise ValueError(
+            f"the sentence store in {folder} ({manifest['description']}) was made of another corpus, segmenter, encoder or "
+            "language: delete the folder to build it again, or choose another root"
+        )
+    return all(present(folder, entry) for entry in manifest["shards"])
+
+
+def read_manifest(folder: Path) -> dict:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if "encoder" not in manifest:
+            raise ValueError(f"{folder} holds a token store, not one of sentences: give data.view tokens, or another folder")
+        return manifest
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no sentence store in {folder}: prepare_data() (or `zoo prepare`) builds it") from None
+    except json.JSONDecodeError:
+        raise ValueError(f"{folder / 'manifest.json'} is damaged: delete it and run again, the shards are kept") from None
+
+
+def present(folder: Path, entry: dict) -> bool:
+    """Whether the files of an entry are there; RuntimeError if one has another size than when it was written."""
+    there = True
+    for suffix, right in entry["sizes"].items():
+        path = folder / f"{entry['stem']}.{suffix}"
+        found = path.stat().st_size if path.exists() else None
+        if found not in (None, right):
+            raise RuntimeError(
+                f"{path} is damaged: it has {found} bytes instead of {right}; delete this file and run the same command again, "
+                "its block alone is built anew"
+            )
+        there &= found is not None
+    return there

@@ -1,0 +1,85 @@
+"""AutoBLEU: how well sentences survive the way into one vector and back (LCM paper, sec. 2.2 and table 7)."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import lightning as L
+import torch
+
+from zoo.sonar.space import Space
+
+
+class AutoBLEU(L.Callback):
+    """At test, encodes held-out sentences, decodes their vectors and compares the text with what it was, by length.
+
+    Logs, in percent, for edges (30, 60, 100): `test/autobleu_30` (of up to 30 characters), `_60` (31 to 60), `_100`;
+    `test/autobleu`, up to the second edge, each length weighted as it is in the corpus; `test/exact_30` and on, sentences that
+    come back as they were; for each noise `test/autobleu_60@0.1`, with vectors moved by a tenth of each dimension's deviation.
+
+    Args:
+        edges: characters of the longest sentence of each group.
+        sentences: per group at most, spread evenly over the split.
+        beam: 1 is greedy.
+        noise: standard deviations of the normal noise, in those of each dimension.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        edges: Sequence[int] = (30, 60, 100),
+        sentences: int = 300,
+        beam: int = 1,
+        noise: Sequence[float] = (0.05, 0.1, 0.2),
+        seed: int = 0,
+    ):
+        self.edges, self.sentences, self.beam, self.noise, self.seed = tuple(edges), sentences, beam, tuple(noise), seed
+
+    def on_test_epoch_end(self, trainer, module) -> None:
+        net, data = module.net, trainer.datamodule
+        space = Space(net.encoder, net.decoder, data.tokenizer)
+        module.log_dict(self.measured(space, data.sentences("test")))
+
+    def measured(self, space: Space, texts: Sequence[str], prefix: str = "test/") -> dict[str, float]:
+        """The numbers above for these sentences, named after `prefix`."""
+        found, weighed = {}, []
+        for group, edge in zip(grouped(texts, self.edges), self.edges):
+            chosen = spread(group, self.sentences)
+            if not chosen:
+                continue
+            back = round_trips(space, chosen, self.beam)
+            found[f"{prefix}autobleu_{edge}"] = bleu(back, chosen)
+            found[f"{prefix}exact_{edge}"] = 100 * sum(a == b for a, b in zip(back, chosen)) / len(chosen)
+            for level in self.noise:
+                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(round_trips(space, chosen, self.beam, level, self.seed), chosen)
+            weighed.append((len(group), found[f"{prefix}autobleu_{edge}"]))
+        short = weighed[:2]
+        if short:
+            found[f"{prefix}autobleu"] = sum(n * score for n, score in short) / sum(n for n, _ in short)
+        return found
+
+
+def grouped(texts: Iterable[str], edges: Sequence[int]) -> list[list[str]]:
+    """Texts by their length in characters: up to the first edge, up to the second, …; longer ones are left out."""
+    texts = list(texts)
+    return [[t for t in texts if low < len(t) <= high] for low, high in pairwise((0, *edges))]
+
+
+def spread(texts: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the texts, evenly spread."""
+    return [texts[i * len(texts) // count] for i in range(count)] if len(texts) > count else list(texts)
+
+
+def round_trips(space: Space, texts: Sequence[str], beam: int = 1, noise: float = 0.0, seed: int = 0) -> list[str]:
+    """The texts after they were encoded and decoded. noise: of the vectors, in standard deviations of each dimension."""
+    vectors = space.encode(texts)  # (N, E)
+    if noise:
+        generator = torch.Generator(vectors.device).manual_seed(seed)
+        vectors = vectors + noise * vectors.std(0) * torch.randn(vectors.shape, generator=generator, device=vectors.device)
+    return space.decode(vectors, beam=beam)
+
+
+def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU in percent, as sacrebleu computes it by default."""
+    import sacrebleu
+
+    return sacrebleu.corpus_bleu(list(texts), [list(references)]).score

@@ -1,0 +1,183 @@
+"""Fragility: how fast a sentence is lost when its vector moves (LCM paper, sec. 2.5.2, eq. 26-28; figures 14 and 15)."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.nn.normalizer import Normalizer
+from zoo.sonar.space import Space
+
+LEVELS = tuple(i / 10 for i in range(1, 10))  # the paper's nine
+
+
+class Fragility(NamedTuple):
+    """Scores of N sentences at L levels of noise, in [0, 1]: `bleu` and `cosine` (N, L), and the decoded texts [L][N]."""
+
+    levels: tuple[float, ...]
+    bleu: Tensor
+    cosine: Tensor
+    texts: list[list[str]]
+
+    def of(self, score: str) -> Tensor:
+        """(N,) fragility: minus the mean score over the levels, between -1 (nothing is lost) and 0."""
+        return -getattr(self, score).mean(1)
+
+
+def noised(vectors: Tensor, normalizer: Normalizer, level: float, generator: torch.Generator) -> Tensor:
+    """Equation 27: (N, E) with the share `level` of its variance, in normalized space, replaced by normal noise."""
+    draw = torch.randn(vectors.shape, generator=generator, device=vectors.device, dtype=vectors.dtype)
+    return normalizer.denormalize(math.sqrt(1 - level) * normalizer.normalize(vectors) + math.sqrt(level) * draw)
+
+
+def fragility(
+    space: Space,
+    normalizer: Normalizer,
+    texts: Sequence[str],
+    reader: Callable[[Sequence[str]], Tensor],
+    levels: Sequence[float] = LEVELS,
+    seed: int = 0,
+    beam: int = 1,
+) -> Fragility:
+    """Noise each sentence's vector at each level, decode it, and score the text against the sentence.
+
+    reader: texts -> vectors (N, D) of an encoder that has nothing to do with the space; cosines are taken there.
+    """
+    vectors, theirs = space.encode(texts), reader(texts)
+    bleu, cosine, decoded = [], [], []
+    for number, level in enumerate(levels):
+        generator = torch.Generator(vectors.device).manual_seed(seed * 1000 + number)
+        decoded.append(space.decode(noised(vectors, normalizer, level, generator), beam=beam))
+        bleu.append(torch.tensor([sentence_bleu(text, reference) for text, reference in zip(decoded[-1], texts)]))
+        cosine.append(F.cosine_similarity(reader(decoded[-1]), theirs, dim=1).float().cpu())
+    return Fragility(tuple(levels), torch.stack(bleu, 1), torch.stack(cosine, 1), decoded)
+
+
+def sentence_bleu(text: str, reference: str) -> float:
+    """BLEU of one sentence in [0, 1], smoothed as sacrebleu smooths."""
+    return _metric().sentence_score(text, [reference]).score / 100
+
+
+@lru_cache(maxsize=1)
+def _metric():
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True)
+
+
+class CharacterNgrams:
+    """A stand-in for a real sentence encoder where there is none: hashed character n-grams, weighted by how rare they are.
+
+    It is no neural encoder and knows no meaning; two texts are close when they are spelled alike. Pages that use it say so.
+
+    texts: that the rareness is counted in. width: of the vectors; sizes: of the n-grams, word ends included.
+    """
+
+    name = "hashed character n-grams"
+
+    def __init__(self, texts: Sequence[str], width: int = 4096, sizes: Sequence[int] = (3, 4, 5)):
+        self.width, self.sizes = width, tuple(sizes)
+        seen = torch.zeros(width)
+        for text in texts:
+            seen[list(self._counts(text))] += 1
+        self.weights = torch.log((1 + len(texts)) / (1 + seen)) + 1  # (width,)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(N, width), of length 1; zeros for a text without letters or digits."""
+        out = torch.zeros(len(texts), self.width)
+        for row, text in zip(out, texts):
+            for place, count in self._counts(text).items():
+                row[place] = 1 + math.log(count)
+        return F.normalize(out * self.weights, dim=1)
+
+    def _counts(self, text: str) -> Counter:
+        words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+        spelled = [f" {word} " for word in words]
+        grams = (word[i : i + size] for word in spelled for size in self.sizes for i in range(len(word) - size + 1))
+        return Counter(_place(gram, self.width) for gram in grams)
+
+
+@lru_cache(maxsize=1_000_000)
+def _place(gram: str, width: int) -> int:
+    return int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest(), "little") % width
+
+
+class Encoder:
+    """A sentence encoder of the hub or a local folder through transformers, such as the paper's mGTE: the first token's vector.
+
+    trust: mGTE brings its own modelling code, which runs only where this is true.
+    Raises RuntimeError, in a sentence, where the model cannot be had.
+    """
+
+    def __init__(self, name: str = "Alibaba-NLP/gte-multilingual-base", trust: bool = False, batch: int = 64):
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name, self.batch = name, batch
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+            self.model = AutoModel.from_pretrained(name, trust_remote_code=trust).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            raise RuntimeError(
+                f"the sentence encoder {name!r} could not be read ({reason}): give a local folder, or take CharacterNgrams."
+            ) from error
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(N, D), of length 1."""
+        found = []
+        for first in range(0, len(texts), self.batch):
+            given = self.tokenizer(list(texts[first : first + self.batch]), padding=True, truncation=True, return_tensors="pt")
+            found.append(self.model(**given.to(self.model.device)).last_hidden_state[:, 0].float())
+        return F.normalize(torch.cat(found), dim=1)
+
+
+class FragilityModel(nn.Module):
+    """Fragility of a sentence from its normalized vector: three linear maps with ReLU between (LCM paper, sec. 2.4.4).
+
+    width: E; hidden: of the two inner layers.
+    """
+
+    def __init__(self, width: int = 1024, hidden: int = 1024):
+        super().__init__()
+        self.config = {"width": width, "hidden": hidden}
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """normalized vectors (..., E) -> (...)."""
+        return self.layers(vectors).squeeze(-1)
+
+    def fit(self, vectors: Tensor, targets: Tensor, steps: int = 500, batch: int = 256, lr: float = 1e-3, seed: int = 0) -> float:
+        """Regress `targets` (N,) on normalized vectors (N, E); returns R² on a tenth that is held out.
+
+        Raises ValueError for fewer than 20 vectors.
+        """
+        if len(vectors) < 20:
+            raise ValueError(f"{len(vectors)} sentences are too few to learn their fragility: give 20 at least.")
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(vectors), generator=generator)
+        held, train = order[: len(order) // 10], order[len(order) // 10 :]
+        optimizer = torch.optim.AdamW(self.parameters(), lr, weight_decay=0.01)
+        centre, spread = targets[train].mean(), targets[train].std().clamp_min(1e-6)
+        for step in range(steps):
+            chosen = train[torch.randint(len(train), (min(batch, len(train)),), generator=generator)]
+            loss = (self(vectors[chosen]) - (targets[chosen] - centre) / spread).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (1 - step / steps)
+            optimizer.step()
+        with torch.no_grad():
+            last = self.layers[-1]
+            last.weight.mul_(spread)
+            last.bias.mul_(spread).add_(centre)
+            left = (self(vectors[held]) - targets[held]).square().mean()
+        return float(1 - left / targets[held].var(unbiased=False).clamp_min(1e-12))

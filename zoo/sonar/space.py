@@ -1,0 +1,186 @@
+"""The sentence space: texts to vectors and back (LCM paper, sec. 2.1), whole batches at a time."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from zoo.nn.packed import packed
+from zoo.sonar.folder import CONFIG, open_folder
+from zoo.sonar.net import TextDecoder, TextEncoder
+from zoo.sonar.search import beam_search, greedy
+from zoo.sonar.tokens import EOS, PAD, Tokenizer
+
+WORTH = 512  # tokens from which on packing the weights (zoo.nn.packed, on a CPU) costs less than it saves
+
+
+class Space:
+    """An encoder and a decoder (either may be missing) with their tokenizers.
+
+    tokenizer: the encoder's. target: the decoder's, where it is another one. normalizer: the state of the space's normalizer.
+    truncated, cut: texts that were too long for the encoder, and outputs that reached the limit before their end, so far.
+
+    A sentence's vector does not depend on what else is encoded with it, beyond rounding (1e-6 of its size in fp32).
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder | None,
+        decoder: TextDecoder | None,
+        tokenizer: Tokenizer,
+        target: Tokenizer | None = None,
+        normalizer: Mapping[str, Tensor] | None = None,
+    ):
+        self.tokenizer, self.target, self.normalizer = tokenizer, target or tokenizer, normalizer
+        self.encoder, self.decoder = encoder and encoder.eval(), decoder and decoder.eval()
+        self.truncated = self.cut = 0
+
+    @classmethod
+    def opened(
+        cls, *sources: str | os.PathLike, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "Space":
+        """The space of a local folder (see zoo.sonar.folder), or of asset cards of sonar-space.
+
+        A card brings one half: Space.opened("text_sonar_basic_encoder", "text_sonar_basic_decoder") has both. A later source
+        takes the place of what an earlier one brought: Space.opened(folder, "text_sonar_finetuned_decoder").
+        dtype: of the weights and products; vectors are given back in float32 whatever it is.
+
+        Raises FileNotFoundError, ValueError, ImportError or OSError, in a sentence.
+        """
+        if not sources:
+            raise ValueError("Space.opened needs a folder or the names of sonar-space's cards.")
+        encoder = decoder = source_tokens = target_tokens = normalizer = None
+        for source in sources:
+            if os.path.isdir(source):
+                found = open_folder(source, dtype)
+                halves, tokens = (found.encoder, found.decoder), found.tokenizer
+                normalizer = found.normalizer or normalizer
+            elif os.path.exists(source) or os.sep in os.fspath(source):
+                raise FileNotFoundError(f"{os.fspath(source)} is no folder: give the one that holds {CONFIG}, or a card's name.")
+            else:
+                from zoo.sonar.cards import from_card
+
+                net, tokens = from_card(os.fspath(source), dtype)
+                halves = (net, None) if isinstance(net, TextEncoder) else (None, net)
+            if halves[0] is not None:
+                encoder, source_tokens = halves[0].to(device), tokens
+            if halves[1] is not None:
+                decoder, target_tokens = halves[1].to(device), tokens
+        space = cls(encoder, decoder, source_tokens or target_tokens, target_tokens, normalizer)
+        space.fits()
+        return space
+
+    def fits(self) -> None:
+        """Raise ValueError, in a sentence, where the decoder does not read the encoder's vectors."""
+        if self.encoder is not None and self.decoder is not None and self.encoder.dim != self.decoder.memory:
+            raise ValueError(
+                f"The encoder makes vectors of {self.encoder.dim} numbers and the decoder reads {self.decoder.memory}: "
+                "give halves of one space."
+            )
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return self.decoder.memory if self.encoder is None else self.encoder.dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are made."""
+        return next((self.decoder if self.encoder is None else self.encoder).parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the encoder's weights and tokenizer: of what decides a text's vector. Reads all weights, once."""
+        if self.encoder is None:
+            raise ValueError("This space has no encoder, so it makes no vectors: open one as well.")
+        told = hashlib.sha256(f"{self.tokenizer.fingerprint} {sorted(self.encoder.config.items())}".encode())
+        for name, weight in self.encoder.state_dict().items():
+            told.update(name.encode())
+            told.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return told.hexdigest()[:32]
+
+    def encode(self, texts: Sequence[str], lang: str | None = None, budget: int | None = None) -> Tensor:
+        """One vector per text (N, E), float32, in the order of the texts, on the net's device.
+
+        budget: tokens of a batch, padding counted; default 512 on a CPU (more would only be padded more) and 16384 elsewhere.
+        A text of more tokens than the encoder has positions loses its end (the end token stays), with a warning and a count.
+        """
+        if self.encoder is None:
+            raise ValueError("This space has no encoder: open one as well, for instance the card text_sonar_basic_encoder.")
+        if isinstance(texts, str):
+            raise ValueError("Space.encode takes a list of texts, and a single string is none: put it into brackets.")
+        rows = self._fitted(self.tokenizer.encode(texts, lang))
+        weight, device = self.encoder.layer_norm.weight, self.device
+        out = torch.empty(len(rows), self.width, dtype=weight.dtype, device=device)
+        with torch.inference_mode(), packed(self.encoder) if sum(map(len, rows)) > WORTH else nullcontext():
+            for chosen, tokens, lengths in batches(rows, budget or (512 if device.type == "cpu" else 16384)):
+                lengths = None if lengths is None else lengths.to(device, non_blocking=True)
+                out[chosen.to(device, non_blocking=True)] = self.encoder(tokens.to(device, non_blocking=True), lengths)
+        return out.float()
+
+    def decode(
+        self, vectors: Tensor, lang: str | None = None, beam: int = 5, limit: int | None = None, rows: int = 256
+    ) -> list[str]:
+        """The text of each vector (N, E), in the language's words.
+
+        beam: 1 is greedy. limit: tokens of a text, its prefix and end counted (default: what the decoder has positions for); a
+        text that reaches it before its end is cut there, with a warning and a count. rows: hypotheses that are written side by
+        side.
+        """
+        if self.decoder is None:
+            raise ValueError("This space has no decoder: open one as well, for instance the card text_sonar_basic_decoder.")
+        if vectors.ndim != 2 or vectors.shape[1] != self.decoder.memory:
+            raise ValueError(
+                f"Vectors of shape {tuple(vectors.shape)} are not (N, {self.decoder.memory}), which this decoder reads."
+            )
+        bad = (~vectors.isfinite().all(1)).nonzero()[:, 0]
+        if len(bad):
+            raise ValueError(
+                f"Vector {int(bad[0])} of {len(vectors)} holds NaN or infinite numbers: it is no point of the space."
+            )
+        prefix, weight = self.target.prefix(lang, "target"), self.decoder.unembedding
+        search = partial(greedy, limit=limit) if beam == 1 else partial(beam_search, beam=beam, limit=limit)
+        texts, cut = [], 0
+        with torch.inference_mode(), packed(self.decoder) if len(vectors) * beam > WORTH // 16 else nullcontext():
+            for part in vectors.split(max(1, rows // beam)):
+                found = search(self.decoder, part.to(weight.device, weight.dtype), prefix)
+                texts += self.target.decode(found.tokens)
+                cut += int(found.cut.sum())
+        if cut:
+            self.cut += cut
+            warnings.warn(f"{cut} of {len(texts)} decoded texts reached the limit of tokens and end there.", stacklevel=2)
+        return texts
+
+    def _fitted(self, rows: list[list[int]]) -> list[list[int]]:
+        """Rows of ids, none longer than the encoder's positions."""
+        most = self.encoder.positions
+        over = sum(len(row) > most for row in rows)
+        if over:
+            self.truncated += over
+            rows = [row if len(row) <= most else [*row[: most - 1], EOS] for row in rows]
+            warnings.warn(
+                f"{over} of {len(rows)} texts have more than the encoder's {most} tokens and were cut: split them first.",
+                stacklevel=3,
+            )
+        return rows
+
+
+def batches(rows: Sequence[Sequence[int]], budget: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows of ids in batches of at most `budget` tokens, padding counted, longest first; a longer row is a batch of its own.
+
+    Yields which rows (B,) int64, their tokens (B, S) int64 padded on the right, and their lengths (B,), None where all are equal.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    start = 0
+    while start < len(order):
+        longest = len(rows[order[start]])
+        chosen = order[start : start + max(1, budget // max(longest, 1))]
+        lengths = [len(rows[i]) for i in chosen]
+        tokens = torch.tensor([[*rows[i], *[PAD] * (longest - length)] for i, length in zip(chosen, lengths)])
+        yield torch.tensor(chosen), tokens, None if lengths[-1] == longest else torch.tensor(lengths)
+        start += len(chosen)
