@@ -159,14 +159,15 @@ def _introduction(results: Results) -> list[str]:
         f"Beside {source.item} of [arXiv:{source.arxiv}](https://arxiv.org/abs/{source.arxiv}). Scale **{results.scale}**"
         f"{f'; {budget} training tokens a run' if budget else ''}; seed{'s' * (len(scale.seeds) > 1)} {_listed(scale.seeds)}."
     ]
-    if results.used:
+    done = sum(map(len, results.found.values()))
+    if done:
         text = "; ".join(sorted({r.data["description"] for r in results.used}))
         size = _range(r.parameters for rows in results.found.values() for r in rows.values())
         lines.append(f"Measured here: nets with {size} parameters, on {text}.")
-        done = sum(map(len, results.found.values()))
         lines += [f"**{done} of {len(results.runs)} runs so far.**"] if done < len(results.runs) else []
     else:
-        lines.append("No run of this scale has a record yet.")
+        needed = ", though nets that its runs need have one" if results.used else ""
+        lines.append(f"No run of this scale has a record yet{needed}.")
     if any(_is_printed(results.spec, metric, results.spec.runs) for metric in results.spec.metrics):
         lines.append(
             "The columns headed *paper* are of the paper's own nets, text and budget: directions can be compared, levels cannot."

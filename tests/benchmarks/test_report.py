@@ -88,6 +88,14 @@ def test_without_records_every_cell_of_ours_is_a_dash_and_the_paper_stands_besid
     assert "No run of this scale has a record yet." in page
 
 
+def test_a_page_that_has_what_its_runs_need_alone_says_so():
+    spec = load("table-mtp-s3")
+    need = next(need for run in expand(spec, "desk") for need in run.needs)
+    page = report.page(spec, "desk", [made(need)])
+    assert "No run of this scale has a record yet, though nets that its runs need have one." in page
+    assert "Measured here" not in page
+
+
 def test_cells_follow_the_records(spec):
     run = find(spec, "laptop", "bpe-n2")
     fields = {"metrics": {"test/bits_per_byte": 2.34567, "test/next": 3.456, "test/head2": 4.5}, "tokens_per_second": 12345.6}
