@@ -65,7 +65,7 @@ $(UV):
 # Versions come from the lock, packages from pyproject.toml and EXTRAS; the stamp makes sure it is done once.
 $(STAMP): pyproject.toml requirements.lock | $(UV)
 	@test -x $(BIN)/python || $(UV) venv -q --allow-existing --python $(PYTHON) $(VENV)
-	@echo "== installing the locked packages (7.7 GB the first time, a minute or two)"
+	@echo "== installing the locked packages (8 GB the first time, a minute or two)"
 	@$(UV) pip install -q --python $(BIN)/python --constraint requirements.lock 'setuptools>=77'
 	@$(UV) pip install --python $(BIN)/python --constraint requirements.lock --no-build-isolation-package zoo -e '.[$(EXTRAS)]'
 	@touch $@
