@@ -3,7 +3,6 @@
 `load` reads and checks it; `expand` turns spec and scale into the list of runs, each with the command a person could type.
 """
 
-import copy
 import hashlib
 import json
 import re
@@ -311,7 +310,7 @@ def _shared(own: dict, path: Path) -> dict:
     runs = {name: {**rows.get(name, {}), **(row or {})} for name, row in own.get("runs", {}).items()}
     scales = {}
     for name, scale in own.get("scales", {}).items():
-        scales[name] = copy.deepcopy(base["scales"].get(name, {}))
+        scales[name] = _apart(base["scales"].get(name, {}))
         scales[name]["rows"] = {row: settings for row, settings in scales[name].get("rows", {}).items() if row in runs}
         _merge(scales[name], scale or {})
     return {**own, "needs": {**base.get("needs", {}), **own.get("needs", {})}, "runs": runs, "scales": scales}
@@ -372,7 +371,13 @@ def _read(path: Path) -> dict:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path.name} must hold keys and values, not {type(data).__name__}.")
-    return data
+    return _apart(data)
+
+
+def _apart(value: Any) -> Any:
+    if isinstance(value, dict):  # each alias becomes a value of its own: a change of one would else be a change of all
+        return {key: _apart(each) for key, each in value.items()}
+    return [_apart(each) for each in value] if isinstance(value, list) else value
 
 
 def spelt(value: Any) -> str:

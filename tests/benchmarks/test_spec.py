@@ -217,6 +217,17 @@ def test_a_need_may_be_another_verb_with_the_sections_of_its_recipe(write, tmp_p
     assert run.trains and not sae.trains
 
 
+def test_what_an_alias_names_is_changed_for_itself(tmp_path, write):
+    rows = "scales: {laptop: {seeds: [0], rows: {one: &same {model.init_args: {n: 1}}, two: *same}}}"
+    one = write(scales={})
+    one.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(one.read_text()).items() if k != "scales"}) + rows)
+    own = {**GOOD, "like": one.stem, "runs": {"one": {}, "two": {}}, "claims": []}
+    own["scales"] = {"laptop": {"seeds": [0], "rows": {"two": {"model.init_args": {"n": 3}}}}}
+    (tmp_path / "table-x-2.yaml").write_text(yaml.safe_dump(own))
+    scale = load(tmp_path / "table-x-2.yaml").scales["laptop"]
+    assert scale.rows == {"one": {"model.init_args": {"n": 1}}, "two": {"model.init_args": {"n": 3}}}
+
+
 def test_a_spec_like_another_shares_its_runs(write, tmp_path):
     of_one = {"seeds": [0, 1], "overrides": {"trainer.max_steps": 3}, "rows": {"two": {"model.n": 3}}}
     one = write(needs=NEEDS, scales={"laptop": of_one})
