@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import merge, record
+from benchmarks.layers import read
 from benchmarks.record import Record
 from benchmarks.run import datamodule, is_valid
 from benchmarks.spec import ROOT, SPECS, Run, Spec, expand, identity, load
@@ -208,7 +209,9 @@ def _write_code(folder: Path, name: str, spec: Path) -> None:
     for file in ("LICENSE", "README.md", "benchmarks/node/run.sh"):  # the runner writes the README's table, where it can draw
         shutil.copyfile(ROOT / file, folder / Path(file).name)
     (folder / "benchmarks" / "specs").mkdir()
-    shutil.copyfile(spec, folder / "benchmarks" / "specs" / spec.name)
+    while spec.is_file():
+        shutil.copyfile(spec, folder / "benchmarks" / "specs" / spec.name)
+        spec = spec.parent / f"{read(spec, ROOT).get('like')}.yaml"
     (folder / "benchmarks" / "__init__.py").write_text(INIT, encoding="utf-8")
     (folder / "README.txt").write_text(README.format(name=name), encoding="utf-8")
 

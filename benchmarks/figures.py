@@ -105,7 +105,8 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
         papers = {name: [] for name in names}
         for name, row in rows.items():
             if (name, panel.y) in results.cells and not results.is_reference(name, panel.y):
-                ours[row.line].append((row.x, *interval(results.cells[name, panel.y], metric_of(spec, panel.y).error)))
+                x = spec.scales[scale].x.get(name, row.x)
+                ours[row.line].append((x, *interval(results.cells[name, panel.y], metric_of(spec, panel.y).error)))
             if panel.paper and (value := paper_value(spec, name, panel.paper)) is not None:
                 papers[row.line].append((row.paper.x or row.x, value, None))
         drawn.append((panel, False, ours))

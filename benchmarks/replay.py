@@ -28,8 +28,9 @@ from pathlib import Path
 import yaml
 
 from benchmarks import record
+from benchmarks.layers import spelt
 from benchmarks.record import TIMES, Record
-from benchmarks.spec import ROOT, Spec, expand, load, spelt
+from benchmarks.spec import ROOT, Spec, expand, load
 from benchmarks.typed import typed
 
 STEPS = 3

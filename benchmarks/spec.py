@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from benchmarks.layers import apart, merge, read, spelt
 from benchmarks.typed import nearest, typed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,6 +133,7 @@ class Scale:
     rows, needs: overrides of single rows and needs at this scale. given: needs that are not run here but had by a name (of the
     hub, or a folder), which takes the place of `${needs.NAME}`.
     devices: how many the recipe's batch is meant for (the tokens of a step are context × batch × accumulate × devices).
+    x: of rows whose place in the figure depends on the scale, theirs at this one.
     """
 
     seeds: list[int]
@@ -143,6 +143,7 @@ class Scale:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     needs: dict[str, dict[str, Any]] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
+    x: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,14 +220,14 @@ class Run:
         """
         merged: dict = {}
         for file in self.files:
-            _merge(merged, _read(ROOT / file))
+            merge(merged, read(ROOT / file, ROOT))
         if self.verb:
-            merged = {section: merged[section] for section in _read(ROOT / self.files[0])}
+            merged = {section: merged[section] for section in read(ROOT / self.files[0], ROOT)}
         folders = {need.row: (saved or {}).get(need.key, f"need {need.key}") for need in self.needs}
         for key, value in _filled_in(self.overrides, folders).items():
             for part in reversed(key.split(".")):
                 value = {part: value}
-            _merge(merged, value)
+            merge(merged, value)
         return merged
 
 
@@ -248,7 +249,7 @@ def load(path: str | Path) -> Spec:
         if path.name not in names:
             raise FileNotFoundError(f"There is no spec {str(path)!r}{nearest(str(path), names)}")
         path = SPECS / f"{path}.yaml"
-    spec = typed(Spec, {**_shared(_read(path), path), "name": path.stem}, "", path.name)
+    spec = typed(Spec, {**_shared(read(path, ROOT), path), "name": path.stem}, "", path.name)
     rows, keys = list(spec.runs), [key for metric in spec.metrics for key in metric.keys]
     for name, row in spec.runs.items():
         for key in row.paper.cells if row.paper else ():
@@ -260,6 +261,8 @@ def load(path: str | Path) -> Spec:
     given = [(f"runs.{name}.overrides", row.overrides) for name, row in spec.runs.items()]
     given += [(f"needs.{name}.overrides", need.overrides) for name, need in spec.needs.items()]
     for name, scale in spec.scales.items():
+        for one in scale.x:
+            _known(one, [row for row in rows if spec.runs[row].x is not None], f"scales.{name}.x", path.name)
         for kind, single, known in (("rows", scale.rows, rows), ("needs", scale.needs, list(spec.needs))):
             given += [(f"scales.{name}.{kind}.{one}", overrides) for one, overrides in single.items()]
             for one in [*single, *(scale.given if kind == "needs" else ())]:
@@ -303,16 +306,17 @@ def _shared(own: dict, path: Path) -> dict:
         raise ValueError(
             f"{path.name}: like names {own['like']!r}{nearest(str(own['like']), [p.stem for p in path.parent.glob('*.yaml')])}"
         )
-    base = _shared(_read(other), other)
+    base = _shared(read(other, ROOT), other)
     rows = {name: dict(row) for name, row in base["runs"].items()}
     for row in rows.values():
         row.pop("paper", None)
     runs = {name: {**rows.get(name, {}), **(row or {})} for name, row in own.get("runs", {}).items()}
     scales = {}
     for name, scale in own.get("scales", {}).items():
-        scales[name] = _apart(base["scales"].get(name, {}))
-        scales[name]["rows"] = {row: settings for row, settings in scales[name].get("rows", {}).items() if row in runs}
-        _merge(scales[name], scale or {})
+        scales[name] = apart(base["scales"].get(name, {}))
+        for key in ("rows", "x"):
+            scales[name][key] = {row: value for row, value in scales[name].get(key, {}).items() if row in runs}
+        merge(scales[name], scale or {})
     return {**own, "needs": {**base.get("needs", {}), **own.get("needs", {})}, "runs": runs, "scales": scales}
 
 
@@ -360,39 +364,6 @@ def _filled_in(overrides: dict[str, Any], words: dict[str, str], out: str = OUT)
         return _NEED.sub(lambda m: words[m[1]], value).replace(OUT, out) if isinstance(value, str) else value
 
     return {key: put(value) for key, value in overrides.items()}
-
-
-def _read(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}.")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path.name} must hold keys and values, not {type(data).__name__}.")
-    return _apart(data)
-
-
-def _apart(value: Any) -> Any:
-    if isinstance(value, dict):  # each alias becomes a value of its own: a change of one would else be a change of all
-        return {key: _apart(each) for key, each in value.items()}
-    return [_apart(each) for each in value] if isinstance(value, list) else value
-
-
-def spelt(value: Any) -> str:
-    """A value as the command line spells it."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
-
-
-def _merge(base: dict, top: dict) -> None:
-    for key, value in top.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
 
 
 def _known(word: str, known: list[str], place: str, file: str) -> None:

@@ -22,3 +22,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run it with make test-all"))
+
+
+@pytest.fixture(autouse=True)
+def no_profiler_stays_on():
+    """A run that fails in its first two steps leaves the Meter's profiler on, and every later test would fill its memory."""
+    yield
+    if torch.autograd._profiler_enabled():
+        torch.autograd._disable_profiler()
+        torch.autograd.profiler._is_profiler_enabled = False

@@ -245,6 +245,14 @@ def test_needs_and_records_come_along(home):
     assert taught.key not in about(whole)["needs"]
 
 
+def test_what_a_spec_is_like_comes_along(home):
+    own = "{title: two of them, like: table-made-7, source: {arxiv: '0', item: T}, recipe: recipes/mtp/code.yaml, runs: {n1: {}},"
+    (home / "table-made-8.yaml").write_text(own + " metrics: [], claims: [], scales: {smoke: {}, laptop: {}}}")
+    folder = make(str(home / "table-made-8.yaml"), "smoke", 0.05, home / "alike")
+    assert {path.stem for path in folder.glob("benchmarks/specs/*")} == {"table-made-7", "table-made-8"}
+    assert [run.key for run in expand(load(folder / "benchmarks/specs/table-made-8.yaml"), "smoke")] == [runs(home)["n1", 0].key]
+
+
 def test_results_in_an_old_bundle_are_not_lost(home):
     folder = make(str(home / "table-made-7.yaml"), "smoke", 0.05, home / "old")
     r = a_record(runs(home)["n1", 0])
