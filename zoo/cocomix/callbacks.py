@@ -63,8 +63,11 @@ class SteeringScore(L.Callback):
 
     Args:
         labels: folder that `zoo prepare concepts` wrote for these data.
-        teacher, sae, layer: of the labels, as `zoo.cocomix.teacher.Teacher` takes them: the teacher is scored too, on the same
-            concepts, through its autoencoder. None: CoCoMix alone.
+        teacher, sae, layer: of the labels, as `zoo.cocomix.teacher.Teacher` takes them: the teacher is scored too, through its
+            autoencoder. None: CoCoMix alone.
+        teacher_labels: the labels whose cards say what the teacher's concepts stand for; None takes `labels`. Labels chosen by
+            +attribution stand where a concept makes the next token less likely in the teacher: it is to be asked with those that
+            are chosen by activation.
         prompts: texts; the score is what is predicted right after them.
         concepts, others, least: how many are scored, beside how many random ones each, and in how many places of the training
             text they stand at least.
@@ -90,6 +93,7 @@ class SteeringScore(L.Callback):
         everywhere: bool = True,
         rows: int = 64,
         seed: int = 0,
+        teacher_labels: str | None = None,
     ):
         if (teacher is None) != (sae is None):
             raise ValueError("SteeringScore: `teacher` and `sae` go together: give both, or neither.")
@@ -98,21 +102,24 @@ class SteeringScore(L.Callback):
         self.labels, self.teacher, self.sae, self.layer = labels, teacher, sae, layer
         self.prompts, self.concepts, self.others, self.least = prompts, concepts, others, least
         self.factor, self.everywhere, self.rows, self.seed = factor, everywhere, rows, seed
+        self.teacher_labels = teacher_labels or labels
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.world_size > 1:
             raise ValueError("SteeringScore measures in one process: test the saved net with --trainer.devices=1.")
         data = trainer.datamodule
-        nets: dict[str, SteerableCoCoMix | SteerableTeacher] = {"steering": SteerableCoCoMix(module.net)}
-        cards = prepared(self.labels, data, nets["steering"].concepts)
+        student = SteerableCoCoMix(module.net)
+        nets: dict[str, tuple[SteerableCoCoMix | SteerableTeacher, str]] = {"steering": (student, self.labels)}
+        prepared(self.labels, data, student.concepts)  # refused before anything is measured
         if self.teacher is not None:
             sae = SparseAutoencoder.opened(self.sae)
-            belongs(Path(self.labels), {"autoencoder": sae.digest[:16], "layer": self.layer})
+            for folder in {self.labels, self.teacher_labels}:
+                belongs(Path(folder), {"autoencoder": sae.digest[:16], "layer": self.layer})
             teacher = SteerableTeacher(opened_teacher(self.teacher, data).net, sae, self.layer)
-            nets["steering_teacher"] = teacher.to(module.device)
-        picked = picks(cards, self.concepts, self.others, self.least, self.seed)
+            nets["steering_teacher"] = teacher.to(module.device), self.teacher_labels
         prompts = [data.encode(text) or [data.tokenizer.eos] for text in self.prompts]
-        for name, net in nets.items():
+        for name, (net, labels) in nets.items():
+            picked = picks(prepared(labels, data, net.concepts), self.concepts, self.others, self.least, self.seed)
             found = score(net, prompts, picked, self.factor, self.everywhere, self.rows)
             measured = {"": found.mean, "_interval": found.interval, "_own": found.own.mean(), "_other": found.other.mean()}
             for key, value in measured.items():

@@ -95,7 +95,7 @@ class Teacher(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Leaves teacher_flops for the benchmark runner: what the teacher took so far, of cached labels each window once."""
-        windows = (batch_idx + 1) * len(batch["tokens"]) * trainer.world_size
+        windows = (trainer.fit_loop.total_batch_idx + 1) * len(batch["tokens"]) * trainer.world_size  # of all epochs
         online, cached = self.flops
         most = trainer.datamodule.windows("train")
         module.measured = {**getattr(module, "measured", {}), "teacher_flops": online * windows + cached * min(windows, most)}
@@ -108,7 +108,8 @@ class Teacher(L.Callback):
         extractor = None if self.kept or "concepts" not in self.gives else self.extractor
         layers = len(self.teacher.trunk.layers) if "logits" in self.gives else self.layer
         reads = "logits" in self.gives or "states" in self.gives
-        return reading_flops(self.teacher, extractor, context, layers if reads else 0), cached
+        unembedding = 2 * context * self.teacher.trunk.unembedding.numel() if "logits" in self.gives else 0
+        return unembedding + reading_flops(self.teacher, extractor, context, layers if reads else 0), cached
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
         self._read(trainer, batch, "validation")

