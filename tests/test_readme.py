@@ -28,7 +28,26 @@ def test_make_targets_exist(command):
     assert dry.returncode == 0, dry.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in of("zoo") if c[1] in ("fit", "validate", "test", "prepare")], ids=" ".join)
+LIGHTNING = [c for c in of("zoo") if c[1] in ("fit", "validate", "test", "prepare") and c[2] == "-c"]
+TEACHER = COMMANDS[(first := next(i for i, c in enumerate(COMMANDS) if c[-1].endswith("=teacher"))) : first + 7]
+SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.init_args.eval_bytes=5000"]
+ON_A_LAPTOP = [c for c in LIGHTNING if "recipes/scales/laptop.yaml" in c]
+OWN = [c for c in of("zoo") if c not in LIGHTNING]
+
+
+@pytest.mark.parametrize("command", OWN, ids=" ".join)
+def test_our_own_verbs_know_their_options(command, capsys):
+    verb = command[1:3] if command[1] == "prepare" else command[1:2]
+    with pytest.raises(SystemExit) as stop:
+        main([*verb, *(word for word in command if word == "--concepts"), "--help"])
+    assert stop.value.code in (0, None)
+    known = {"-c", *re.findall(r"--?[a-z]\w*", capsys.readouterr().out)}  # -c: handed on
+    used = {word.partition("=")[0] for word in command if word.startswith("-")}
+    assert used <= known
+    assert all((ROOT / word).is_file() for word in command if word.startswith("recipes/"))
+
+
+@pytest.mark.parametrize("command", LIGHTNING, ids=" ".join)
 def test_zoo_commands_parse(command, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = [w for w in command[1:] if not w.startswith(("--ckpt_path", "runs/")) and "runs/" not in w]
@@ -45,10 +64,25 @@ def test_table_of_the_tree_is_true():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in of("zoo") if "recipes/scales/laptop.yaml" in c], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [c for c in LIGHTNING if "recipes/scales/laptop.yaml" in c and c not in TEACHER], ids=" ".join
+)
 def test_laptop_commands_run(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = [w.replace("my/texts/*.jsonl.gz", f"{ROOT}/zoo/**/*.py") for w in command[1:]]
-    short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.init_args.eval_bytes=5000"]
     here = [f"--data.init_args.root={tmp_path}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
-    assert main([*words, *short, *here]).trainer.global_step == 2
+    assert main([*words, *SHORT, *here]).trainer.global_step == 2
+
+
+@pytest.mark.slow
+def test_the_steps_with_a_teacher_run_in_their_order(tmp_path, monkeypatch, capsys):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    less = {"fit": SHORT, "sae": ["--sae.tokens=4096", SHORT[2]], "concepts": [SHORT[2]], "cards": [SHORT[2]]}
+    for command in TEACHER:
+        words = [word if word != "3,7" else "3" for word in command[1:]]
+        try:
+            main(words + less.get(words[1] if words[0] == "prepare" else words[0], []))
+        except ValueError as error:
+            assert "Concept 3 has no card" in str(error)  # two steps do not make a teacher
+    assert "concept 7" in capsys.readouterr().out.lower()
