@@ -113,9 +113,9 @@ class Meter(L.Callback):
 
     parameters · tokens, predicted positions · epochs (passes over the training text) · seconds, tokens_per_second and
     step_seconds (median of an optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the
-    first two micro-steps · flops · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator
-    held in a step (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth
-    of a core.
+    first two micro-steps · flops · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's
+    allocator held in a step (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above
+    a tenth of a core.
     """
 
     peak: AllocatedPeak | None = None
