@@ -157,11 +157,7 @@ class _Decoding:
 
 def main(args: list[str]) -> None:
     """`zoo generate FOLDER --prompt …`: continue prompts with a saved net."""
-    parser = argparse.ArgumentParser(
-        "zoo generate",
-        description="Continue prompts with a net saved by save_pretrained.",
-        epilog="Of CoCoMix: --concepts says what is predicted behind each token; `zoo generate --concepts --help` tells more.",
-    )
+    parser = argparse.ArgumentParser("zoo generate", description="Continue prompts with a net saved by save_pretrained.")
     parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
     parser.add_argument("--prompt", action="append", help='text to continue, "-" for standard input; may be repeated')
     parser.add_argument(

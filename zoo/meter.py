@@ -111,31 +111,33 @@ def busy_seconds() -> tuple[float, float]:
 class Meter(L.Callback):
     """Measures tokens/s, FLOP/s and memory; leaves the sums in `module.measured` for the benchmark runner.
 
+<<<<<<< HEAD
     parameters · tokens, predicted positions · epochs (passes over the training text) · seconds, tokens_per_second and
     step_seconds (median of an optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the
     first two micro-steps · flops · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's
     allocator held in a step (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above
     a tenth of a core.
+=======
+    parameters · tokens · epochs (passes over the training text) · seconds, tokens_per_second and step_seconds (median of an
+    optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops
+    · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
+    (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth of a core.
+>>>>>>> parent of 153fda3 (Meter counts batches of any lengths and lets go of its profiler when a run fails; CommonCrawlSentences by its public name)
     """
 
-    peak: AllocatedPeak | None = None
-
     def on_fit_start(self, trainer, module) -> None:
-        self.micro_steps = self.seconds = self.step = self.timed = 0
+        self.micro_steps = self.seconds = self.step = 0
         self.flops, self.peak, self.times = None, None, []
         reset_peak_memory(module.device)
         module.measured = {"parameters": sum(p.numel() for p in module.net.parameters())}
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        rows, length = batch["tokens"].shape
-        tokens = rows * (length - module.net.ahead)
         if self.flops is None:
-            self.tokens, self.seen = tokens, batch_idx * tokens  # those before a resumption are taken to be like this one
+            self.tokens = batch["tokens"].shape[0] * module.context
             self.flops = training_flops(lambda: module._make_net(module.vocab, module.context), batch)
             self.start, self.began, self.busy = batch_idx, time.perf_counter(), busy_seconds()
         if module.device.type == "cpu":
             self._profile(trainer, module, batch_idx - self.start)
-        self.seen += tokens
         self.clock = time.perf_counter()
 
     def _profile(self, trainer, module, step: int) -> None:
@@ -168,22 +170,20 @@ class Meter(L.Callback):
         if self.peak is None:  # the profiler's own time is not the net's
             self.seconds += spent
             self.micro_steps += 1
-            self.timed += batch["tokens"].shape[0] * (batch["tokens"].shape[1] - module.net.ahead)
             self.step += spent
             if (batch_idx + 1) % each == 0:  # the optimizer's step falls into the last micro-step
                 whole = self.micro_steps >= each
                 self.times += [self.step] * whole
                 self.step = 0
-        rate = self.timed * trainer.world_size / max(self.seconds, 1e-9)
-        tokens = self.seen * trainer.world_size
+        rate = self.micro_steps * self.tokens * trainer.world_size / max(self.seconds, 1e-9)
         machine, own = (now - then for now, then in zip(busy_seconds(), self.busy))
         module.measured |= {
-            "tokens": tokens,
-            "epochs": trainer.datamodule.epochs_seen(tokens),
+            "tokens": (batch_idx + 1) * self.tokens * trainer.world_size,
+            "epochs": trainer.datamodule.epochs_seen((batch_idx + 1) * self.tokens * trainer.world_size),
             "seconds": self.seconds,
             "tokens_per_second": rate,
             "step_seconds": self.step_seconds(each, cuda),
-            "flops": self.flops * tokens // self.tokens,  # batches may differ in length
+            "flops": self.flops * (batch_idx + 1) * trainer.world_size,
             "peak_memory_mib": peak_memory_mib(module.device),
             "crowd": None if math.isnan(machine) else max(0.0, machine - own) / (time.perf_counter() - self.began),
         }
@@ -201,8 +201,3 @@ class Meter(L.Callback):
     def on_train_end(self, trainer, module) -> None:
         if self.peak:  # a run of two optimizer steps ends inside the profile
             self._note(module)
-
-    def on_exception(self, trainer, module, exception) -> None:
-        if self.peak:  # a profiler that stays on would follow whatever the process does next
-            self.peak.stop()
-            self.peak = None

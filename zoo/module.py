@@ -41,7 +41,7 @@ class LanguageModel(L.LightningModule):
         self.warmup, self.floor = warmup, floor
         self.net: nn.Module | None = None
         self._finite: Tensor | None = None
-        self.totals: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         if self.net is None:  # the hook may be called again at test time
@@ -124,21 +124,21 @@ class LanguageModel(L.LightningModule):
         parts = self.net(batch)["parts"]
         for name, (total, count) in parts.items():
             pair = torch.stack([torch.as_tensor(total), torch.as_tensor(count)]).detach().to(self._exact)
-            self.totals[name] = self.totals.get(name, 0) + pair
+            self._totals[name] = self._totals.get(name, 0) + pair
         if "bytes" in batch:
             targets = slice(1, batch["tokens"].shape[1] - self.net.ahead + 1)
             total = (batch["bytes"] * batch["mask"])[:, targets].sum()
-            self.totals["bytes"] = self.totals.get("bytes", 0) + total.to(self._exact)
+            self._totals["bytes"] = self._totals.get("bytes", 0) + total.to(self._exact)
 
     @property
     def _exact(self) -> torch.dtype:
         return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no fp64
 
     def on_validation_epoch_start(self) -> None:
-        self.totals = {}
+        self._totals = {}
 
     def on_test_epoch_start(self) -> None:
-        self.totals = {}
+        self._totals = {}
 
     def on_validation_epoch_end(self) -> None:
         self._log_totals("val")
@@ -148,7 +148,7 @@ class LanguageModel(L.LightningModule):
 
     def _log_totals(self, stage: str) -> None:
         """Log nats per token of every part, their sum, and bits per byte of the next-token part."""
-        sums = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self.totals.items()}
+        sums = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self._totals.items()}
         text_bytes = sums.pop("bytes", None)
         means = {name: float(total / count) for name, (total, count) in sums.items()}
         if text_bytes is not None:

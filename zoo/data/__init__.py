@@ -1,19 +1,16 @@
 """Corpora for language models: sources of documents, tokenizers, token stores, and the LightningDataModules over them.
 
-`zoo.data.Code`, `OpenWebText` and `CommonCrawlSentences` are looked up on first use, so that worker processes need not import
-torch.
+`zoo.data.Code` and `zoo.data.OpenWebText` are looked up on first use, so that worker processes need not import torch.
 """
-
-from importlib import import_module
-
-MODULES = {"Code": "zoo.data.modules", "OpenWebText": "zoo.data.modules", "CommonCrawlSentences": "zoo.data.crawl"}
 
 
 def __getattr__(name: str):
-    if name in MODULES:
-        return getattr(import_module(MODULES[name]), name)
+    if name in ("Code", "OpenWebText"):
+        from zoo.data import modules
+
+        return getattr(modules, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *MODULES]
+    return [*globals(), "Code", "OpenWebText"]

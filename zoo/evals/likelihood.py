@@ -146,7 +146,7 @@ def averages(found: dict[str, float]) -> dict[str, float]:
 
 def _perplexity(trainer: L.Trainer, module: L.LightningModule) -> float:
     """exp of the nats per token of the split that was just tested."""
-    total, count = trainer.strategy.reduce(module.totals["next"], reduce_op="sum").tolist()
+    total, count = trainer.strategy.reduce(module._totals["next"], reduce_op="sum").tolist()
     return min(math.exp(min(total / count, 700.0)), LARGEST)
 
 
