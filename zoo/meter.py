@@ -111,18 +111,10 @@ def busy_seconds() -> tuple[float, float]:
 class Meter(L.Callback):
     """Measures tokens/s, FLOP/s and memory; leaves the sums in `module.measured` for the benchmark runner.
 
-<<<<<<< HEAD
-    parameters · tokens, predicted positions · epochs (passes over the training text) · seconds, tokens_per_second and
-    step_seconds (median of an optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the
-    first two micro-steps · flops · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's
-    allocator held in a step (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above
-    a tenth of a core.
-=======
     parameters · tokens · epochs (passes over the training text) · seconds, tokens_per_second and step_seconds (median of an
     optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops
     · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
     (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth of a core.
->>>>>>> parent of 153fda3 (Meter counts batches of any lengths and lets go of its profiler when a run fails; CommonCrawlSentences by its public name)
     """
 
     def on_fit_start(self, trainer, module) -> None:
