@@ -4,8 +4,11 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
+from zoo.cocomix.attribution import NONE, ConceptExtractor
 from zoo.cocomix.cards import Cards, prepared
 from zoo.cocomix.mass import picks, score
 from zoo.cocomix.predicted import concepts_of, table
@@ -127,3 +130,56 @@ class SteeringScore(L.Callback):
         counts = {"concepts": self.concepts, "others": self.others, "prompts": len(prompts)}
         for key, value in counts.items():
             module.log(f"test/steering_{key}", float(value))
+
+
+class LabelAgreement(L.Callback):
+    """At test: how much labels hang on the way in which they are computed, on windows of the test split.
+
+    Args:
+        teacher, sae, layer: as `zoo.cocomix.teacher.Teacher` takes them.
+        windows: how many are labelled, spread evenly over the split; exact_windows: how many of them position by position too,
+            each at the cost of as many backward passes as it has tokens.
+        labels: per position.
+
+    Logs, in percent of the labels that are chosen by attribution to the window's whole loss, among the active latents, in the
+    teacher's own type: agreement_bf16, how many are chosen in bfloat16 too; agreement_all, among all latents by pre-activation
+    (version 1 of the paper); agreement_exact, by each position's own next token (eq. 1); agreement_activation, by activation; and
+    agreement_chance, how many of the active latents labels are. labelled: percent of places that have any label.
+    """
+
+    def __init__(self, teacher: str, sae: str, layer: int = 6, windows: int = 64, exact_windows: int = 4, labels: int = 4):
+        if not 1 <= exact_windows <= windows or labels < 1:
+            raise ValueError("LabelAgreement: labels is at least 1, exact_windows too and at most windows.")
+        self.teacher, self.sae, self.layer, self.labels = teacher, sae, layer, labels
+        self.windows, self.exact_windows = windows, exact_windows
+
+    @torch.no_grad()
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        data = trainer.datamodule
+        teacher, sae = opened_teacher(self.teacher, data).net, SparseAutoencoder.opened(self.sae)
+
+        def extractor(**settings) -> ConceptExtractor:
+            return ConceptExtractor(teacher, sae, self.layer, self.labels, **settings).to(module.device)
+
+        count = data.windows("test")
+        chosen = spread(np.arange(min(self.windows, count)), count, min(self.windows, count)) * data.context
+        tokens = torch.from_numpy(data.stores["test"].windows(chosen, data.context + 1).astype(np.int64)).to(module.device)
+        plain, found = extractor(), {}
+        labels = torch.cat([plain(rows) for rows in tokens.split(4)])  # (B, T, K)
+        some = tokens[: self.exact_windows]
+        found["all"] = torch.cat([extractor(candidates="all")(rows) for rows in tokens.split(4)])
+        found["activation"] = torch.cat([extractor(score="activation")(rows) for rows in tokens.split(4)])
+        found["exact"] = torch.cat([plain.exact(row[None]) for row in some])
+        with torch.autocast(module.device.type, torch.bfloat16):
+            found["bf16"] = torch.cat([plain(rows) for rows in tokens.split(4)])
+        shares = {name: overlap(labels[: len(other)], other) for name, other in found.items()}
+        shares["chance"] = float((labels != NONE).sum(-1).float().mean()) / sae.keep
+        for name, share in shares.items():
+            module.log(f"test/agreement_{name}", 100 * share)
+        module.log("test/labelled", 100 * float((labels != NONE).any(-1).float().mean()))
+
+
+def overlap(labels: Tensor, others: Tensor) -> float:
+    """The share of `labels` (B, T, K) that are among the `others` (B, T, J) of their place."""
+    there = labels != NONE
+    return float(((labels[..., None] == others[..., None, :]).any(-1) & there).sum() / there.sum().clamp(min=1))

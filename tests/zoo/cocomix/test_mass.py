@@ -12,7 +12,8 @@ from tests.zoo.cocomix.test_sae import D
 from tests.zoo.cocomix.test_steering import logits, student, teacher
 from zoo.__main__ import main as cli
 from zoo.cli import main as lightning
-from zoo.cocomix.callbacks import ConceptTable, SteeringScore
+from zoo.cocomix.attribution import ConceptExtractor
+from zoo.cocomix.callbacks import ConceptTable, LabelAgreement, SteeringScore, overlap
 from zoo.cocomix.cards import CARDS, Card, Cards, Next, prepared
 from zoo.cocomix.mass import Picks, Score, picks, score
 from zoo.cocomix.net import CoCoMix
@@ -169,6 +170,37 @@ def test_the_callback_logs_what_score_says(trained):
     module.net = CoCoMix(257, 16, dim=16, layers=3, heads=2, insert=1, concepts=40, keep=5)
     with pytest.raises(ValueError, match="of 48 concepts and the net has 40"):
         SteeringScore(given["labels"], **sizes).on_test_epoch_end(trainer, module)
+
+
+def test_labels_are_compared_with_labels_made_otherwise(trained):
+    data = lightning(["prepare", "-c", str(trained / "recipe.yaml")]).datamodule
+    data.setup()
+    logged = {}
+    module = SimpleNamespace(device=torch.device("cpu"), log=lambda name, value: logged.update({name: value}))
+    given = {"teacher": str(trained / "net"), "sae": str(trained / "sae"), "layer": 2, "labels": 2}
+    callback = LabelAgreement(**given, windows=3, exact_windows=2)
+    callback.on_test_epoch_end(SimpleNamespace(datamodule=data), module)
+    net, sae = from_pretrained(trained / "net"), SparseAutoencoder.load(trained / "sae")
+    count = data.windows("test")
+    starts = [0, count // 3 * 16, 2 * count // 3 * 16]
+    tokens = torch.from_numpy(data.stores["test"].windows(np.array(starts), 17).astype(np.int64))
+    plain = ConceptExtractor(net, sae, 2, 2)
+    labels, wanted = plain(tokens), {}
+    for name, other in {
+        "exact": plain.exact(tokens[:2]),
+        "activation": ConceptExtractor(net, sae, 2, 2, "activation")(tokens),
+    }.items():
+        pairs = [
+            (set(a) - {-1}, set(b)) for a, b in zip(labels[: len(other)].flatten(0, 1).tolist(), other.flatten(0, 1).tolist())
+        ]
+        wanted[name] = 100 * sum(len(a & b) for a, b in pairs) / sum(len(a) for a, b in pairs)
+    assert logged["test/agreement_exact"] == pytest.approx(wanted["exact"]) != 100
+    assert logged["test/agreement_activation"] == pytest.approx(wanted["activation"]) != wanted["exact"]
+    assert 0 < logged["test/agreement_all"] < 100 and 50 < logged["test/agreement_bf16"] <= 100
+    assert logged["test/labelled"] == pytest.approx(100 * float((labels >= 0).any(-1).float().mean()))
+    assert overlap(labels, labels) == 1 and overlap(labels, torch.full_like(labels, -1)) == 0
+    with pytest.raises(ValueError, match="at most windows"):
+        LabelAgreement(**given, windows=1, exact_windows=2)
 
 
 def test_a_run_shows_and_scores_its_concepts(trained):
