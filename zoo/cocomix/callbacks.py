@@ -153,30 +153,32 @@ class LabelAgreement(L.Callback):
         self.teacher, self.sae, self.layer, self.labels = teacher, sae, layer, labels
         self.windows, self.exact_windows = windows, exact_windows
 
-    @torch.no_grad()
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        data = trainer.datamodule
+        with torch.inference_mode(False), torch.no_grad():  # a gradient wants weights that were not made in inference mode
+            for name, share in self._measured(trainer.datamodule, module.device).items():
+                module.log(f"test/{name}", 100 * share)
+
+    def _measured(self, data, device: torch.device) -> dict[str, float]:
         teacher, sae = opened_teacher(self.teacher, data).net, SparseAutoencoder.opened(self.sae)
 
         def extractor(**settings) -> ConceptExtractor:
-            return ConceptExtractor(teacher, sae, self.layer, self.labels, **settings).to(module.device)
+            return ConceptExtractor(teacher, sae, self.layer, self.labels, **settings).to(device)
 
         count = data.windows("test")
         chosen = spread(np.arange(min(self.windows, count)), count, min(self.windows, count)) * data.context
-        tokens = torch.from_numpy(data.stores["test"].windows(chosen, data.context + 1).astype(np.int64)).to(module.device)
+        tokens = torch.from_numpy(data.stores["test"].windows(chosen, data.context + 1).astype(np.int64)).to(device)
         plain, found = extractor(), {}
         labels = torch.cat([plain(rows) for rows in tokens.split(4)])  # (B, T, K)
         some = tokens[: self.exact_windows]
         found["all"] = torch.cat([extractor(candidates="all")(rows) for rows in tokens.split(4)])
         found["activation"] = torch.cat([extractor(score="activation")(rows) for rows in tokens.split(4)])
         found["exact"] = torch.cat([plain.exact(row[None]) for row in some])
-        with torch.autocast(module.device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             found["bf16"] = torch.cat([plain(rows) for rows in tokens.split(4)])
         shares = {name: overlap(labels[: len(other)], other) for name, other in found.items()}
         shares["chance"] = float((labels != NONE).sum(-1).float().mean()) / sae.keep
-        for name, share in shares.items():
-            module.log(f"test/agreement_{name}", 100 * share)
-        module.log("test/labelled", 100 * float((labels != NONE).any(-1).float().mean()))
+        labelled = float((labels != NONE).any(-1).float().mean())
+        return {f"agreement_{name}": share for name, share in shares.items()} | {"labelled": labelled}
 
 
 def overlap(labels: Tensor, others: Tensor) -> float:

@@ -223,6 +223,8 @@ trainer:
          {{prompts: 2, prompt_tokens: 5, tokens: 3, cards: "{trained}/out"}}}}
     - {{class_path: zoo.cocomix.callbacks.SteeringScore, init_args:
          {{labels: "{trained}/out", concepts: 5, others: 3, least: 2, prompts: [a, text 3]}}}}
+    - {{class_path: zoo.cocomix.callbacks.LabelAgreement, init_args:
+         {{teacher: "{trained}/net", sae: "{trained}/sae", layer: 2, windows: 2, exact_windows: 1}}}}
 """)
     run = ["-c", str(trained / "recipe.yaml"), "-c", str(trained / "more.yaml")]
     lightning(["fit", *run])
@@ -232,6 +234,7 @@ trainer:
     found = lightning(["test", *run, "--ckpt_path", str(trained / "runs" / "a" / "b" / "checkpoints" / "last.ckpt")])
     metrics = found.trainer.callback_metrics
     assert float(metrics["test/steering_concepts"]) == 5 and math.isfinite(float(metrics["test/steering"]))
+    assert 0 < float(metrics["test/agreement_exact"]) <= 100
 
 
 def test_the_verb_prints_both_nets_and_scores_them(trained, capsys):
