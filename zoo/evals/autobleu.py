@@ -36,21 +36,26 @@ class AutoBLEU(L.Callback):
 
     def on_test_epoch_end(self, trainer, module) -> None:
         net, data = module.net, trainer.datamodule
-        space = Space(net.encoder, net.decoder, data.tokenizer)
-        module.log_dict(self.measured(space, data.sentences("test")))
+        space = Space(net.encoder, net.decoder, getattr(data, "source_tokenizer", data.tokenizer), data.tokenizer)
+        references = data.references("test") if hasattr(data, "references") else None
+        module.log_dict(self.measured(space, data.sentences("test"), references=references))
 
-    def measured(self, space: Space, texts: Sequence[str], prefix: str = "test/") -> dict[str, float]:
-        """The numbers above for these sentences, named after `prefix`."""
+    def measured(
+        self, space: Space, texts: Sequence[str], prefix: str = "test/", references: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """The numbers above for these sentences, named after `prefix`. references: what is to come back, where the decoder writes
+        another language; default the texts."""
         found, weighed = {}, []
+        said = dict(zip(texts, references or texts))
         for group, edge in zip(grouped(texts, self.edges), self.edges):
             chosen = spread(group, self.sentences)
             if not chosen:
                 continue
-            back = round_trips(space, chosen, self.beam)
-            found[f"{prefix}autobleu_{edge}"] = bleu(back, chosen)
-            found[f"{prefix}exact_{edge}"] = 100 * sum(a == b for a, b in zip(back, chosen)) / len(chosen)
+            back, wanted = round_trips(space, chosen, self.beam), [said[text] for text in chosen]
+            found[f"{prefix}autobleu_{edge}"] = bleu(back, wanted)
+            found[f"{prefix}exact_{edge}"] = 100 * sum(a == b for a, b in zip(back, wanted)) / len(chosen)
             for level in self.noise:
-                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(round_trips(space, chosen, self.beam, level, self.seed), chosen)
+                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(round_trips(space, chosen, self.beam, level, self.seed), wanted)
             weighed.append((len(group), found[f"{prefix}autobleu_{edge}"]))
         short = weighed[:2]
         if short:

@@ -3,6 +3,8 @@
 _PLACES = {  # looked up on first use: a net needs no lightning, and a tokenizer no torch
     "AutoEncoder": "autoencoder",
     "AutoEncoding": "data",
+    "FromSpace": "language",
+    "NewLanguage": "language",
     "Space": "space",
     "TextDecoder": "net",
     "TextEncoder": "net",

@@ -62,13 +62,8 @@ class AutoEncoder(nn.Module):
 
         Returns loss (mean nll per counted token plus `alignment` times the distance, with graph) and parts, without graph: next
         (nats, count) and, with pairs, alignment (sum of squared distances per dimension, count of pairs)."""
-        tokens, counted = batch["tokens"], batch["mask"][:, 1:]
         vectors = self.encoder(self.masked(batch["source"], batch.get("source_length")), batch.get("source_length"))  # (B, E)
-        hidden = self.decoder.hidden(self.noised(vectors), tokens[:, :-1])  # (B, T, D)
-        count = counted.sum()
-        weights = counted.to(torch.promote_types(hidden.dtype, torch.float32)) / count.clamp(min=1)
-        loss, nll = linear_cross_entropy(hidden, self.decoder.unembedding, tokens[:, 1:], weights)
-        parts = {"next": ((nll * counted).sum().float(), count.float())}
+        loss, parts = written(self.decoder, noised(vectors, self.noise if self.training else 0.0), batch)
         if "other" in batch:
             theirs = self.encoder(batch["other"], batch["other_length"])  # (B, E)
             distance = (vectors.float() - theirs.float()).square().mean(1)  # (B,)
@@ -92,10 +87,21 @@ class AutoEncoder(nn.Module):
         inner = (place > 0) & (place < end - 1)  # the language stands first, the end last
         return source.masked_fill(inner & (torch.rand(source.shape, device=source.device) < self.mask), UNK)
 
-    def noised(self, vectors: Tensor) -> Tensor:
-        """vectors (B, E) with normal noise, in training."""
-        if not (self.training and self.noise) or len(vectors) < 2:
-            return vectors
-        spread = vectors.detach().float().std(0)  # (E,)
-        level = self.noise * torch.rand(len(vectors), 1, device=vectors.device)
-        return vectors + (level * spread * torch.randn(vectors.shape, device=vectors.device)).to(vectors.dtype)
+
+def written(decoder: TextDecoder, vectors: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
+    """Mean nll of a batch's counted tokens given its sentences' vectors (B, E), with graph; and the part "next" (nats, count)."""
+    tokens, counted = batch["tokens"], batch["mask"][:, 1:]
+    hidden = decoder.hidden(vectors, tokens[:, :-1])  # (B, T, D)
+    count = counted.sum()
+    weights = counted.to(torch.promote_types(hidden.dtype, torch.float32)) / count.clamp(min=1)
+    loss, nll = linear_cross_entropy(hidden, decoder.unembedding, tokens[:, 1:], weights)
+    return loss, {"next": ((nll * counted).sum().float(), count.float())}
+
+
+def noised(vectors: Tensor, noise: float) -> Tensor:
+    """vectors (B, E) with normal noise, of a strength drawn per sentence from [0, noise] times each dimension's deviation."""
+    if not noise or len(vectors) < 2:
+        return vectors
+    spread = vectors.detach().float().std(0)  # (E,)
+    level = noise * torch.rand(len(vectors), 1, device=vectors.device)
+    return vectors + (level * spread * torch.randn(vectors.shape, device=vectors.device)).to(vectors.dtype)

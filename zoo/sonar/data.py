@@ -97,6 +97,7 @@ class Batches(Dataset):
     them, which its position draws.
 
     scored: None trains, in an order of `seed`; True goes through all rows once, and repeats the last batch uncounted.
+    one_way: whether it translates from the first side to the second alone.
     """
 
     batch = 1  # what `Loader` counts in
@@ -111,7 +112,7 @@ class Batches(Dataset):
         world: int = 1,
     ):
         self.groups, self.token_bytes, self.seed, self.scored = groups, token_bytes, seed, scored
-        self.rank, self.world, self.offset = rank, world, 0
+        self.rank, self.world, self.offset, self.one_way = rank, world, 0, False
         self.starts = np.cumsum([0, *map(len, groups)])
 
     def __len__(self) -> int:
@@ -128,7 +129,7 @@ class Batches(Dataset):
         group = self.groups[place]
         numbers = group.batch(number - int(self.starts[place]), epoch, self.seed if self.scored is None else None)
         draw = int(mix(np.uint64(position) + (np.uint64(self.seed % 2**31) << np.uint64(33)))) >> 8
-        return self._batch(group.sides, numbers, draw % len(group.sides) ** 2, counted)
+        return self._batch(group.sides, numbers, 1 if self.one_way else draw % len(group.sides) ** 2, counted)
 
     def _batch(self, sides: list[Side], numbers: np.ndarray, direction: int, counted: bool) -> dict[str, Tensor]:
         from_, to = divmod(direction, len(sides))
@@ -137,7 +138,7 @@ class Batches(Dataset):
         place = np.arange(tokens.shape[1])
         mask = counted & (place != 1) & (place < length[:, None])  # nothing is learnt from the language's symbol
         batch = {"source": source, "tokens": tokens, "mask": mask, "bytes": self.token_bytes[tokens], "sentence": numbers}
-        if len(sides) > 1:
+        if len(sides) > 1 and not self.one_way:
             batch["source_length"] = source_length
             batch["other"], batch["other_length"] = sides[(from_ + 1) % len(sides)].rows(numbers, target=False)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
@@ -248,13 +249,13 @@ class AutoEncoding(LightningDataModule):
                 print(f"data: training SentencePiece on up to {SAMPLE:,} sentences of {self.description}", flush=True)
                 spare = len(self.langs) + len(MARKERS) + 1
                 Tokenizer(train_sentencepiece(self._sample(), self.vocab - spare), self.langs).save(self.folder / MODEL)
-        pieces = Pieces(self.tokenizer)
-        for name, corpus in self._corpora().items():
-            build(corpus, pieces, self.folder / name, workers=1)
+        corpora = self._corpora()
+        for name, corpus in corpora.items():
+            build(corpus, self._pieces(name), self.folder / name, workers=1)
         for split in SPLITS[1:]:
             path = self.folder / f"{split}.json"
             if not path.exists():
-                write_json(path, [sentence.text for sentence in self.corpus.documents(split)])
+                write_json(path, [sentence.text for sentence in next(iter(corpora.values())).documents(split)])
 
     def _corpora(self) -> dict[str, Source]:
         """What is stored, by the name of its folder."""
@@ -283,27 +284,37 @@ class AutoEncoding(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stores; training sentences that come again, and held-out ones that were trained on, are left out."""
-        pieces, token = Pieces(self.tokenizer), self.tokenizer.lang_id
-        side = lambda name, split, langs: Side.of(TokenStore(self.folder / name, split, pieces.fingerprint), langs)
-        self._token_bytes, seen, seen_pairs = pieces.token_bytes, set(), set()
+        token, side = self.tokenizer.lang_id, self._side
+        self._token_bytes, seen, seen_pairs = self._pieces("text").token_bytes, set(), set()
         self.sides: dict[str, list[Side]] = {}
         self.rows: dict[str, np.ndarray] = {}
         self.groups: dict[str, list[Group]] = {}
         for split in SPLITS:
             sides = [side("text", split, token(self.langs[0]))]
             sides += [side("cipher", split, token(Cipher.lang))] if self.cipher else []
-            self.sides[split], self.rows[split] = sides, self._fresh(sides, seen)
-            if not len(self.rows[split]):
-                raise ValueError(f"no sentence of the {split} split fits in data.context ({self.context}): give it more text.")
-            rows = self.rows[split]
-            if split != "train":
-                count = min(len(rows), self.eval_sentences)
-                rows = rows[np.arange(count) * len(rows) // count]
-            self.groups[split] = [Group(sides, rows, self.tokens)]
+            self._take(split, sides, seen)
             if self.aligned:
                 langs = np.array([token(lang) for lang in self.aligned.languages(split)], np.int64)
                 pair = [side("eng", split, token(self.langs[0])), side("pairs", split, langs)]
                 self.groups[split].append(Group(pair, self._fresh(pair, seen_pairs), self.tokens))
+
+    def _pieces(self, name: str) -> Pieces:
+        """Of the store of this name."""
+        return Pieces(self.tokenizer)
+
+    def _side(self, name: str, split: str, langs: int | np.ndarray) -> Side:
+        return Side.of(TokenStore(self.folder / name, split, self._pieces(name).fingerprint), langs)
+
+    def _take(self, split: str, sides: list[Side], seen: set[bytes]) -> None:
+        """The split's sentences on these sides; of held-out ones, as many as are scored."""
+        self.sides[split], self.rows[split] = sides, self._fresh(sides, seen)
+        rows = self.rows[split]
+        if not len(rows):
+            raise ValueError(f"no sentence of the {split} split fits in data.context ({self.context}): give it more text.")
+        if split != "train":
+            count = min(len(rows), self.eval_sentences)
+            rows = rows[np.arange(count) * len(rows) // count]
+        self.groups[split] = [Group(sides, rows, self.tokens)]
 
     def _fresh(self, sides: list[Side], seen: set[bytes]) -> np.ndarray:
         """(R,) rows that fit and were not seen before."""

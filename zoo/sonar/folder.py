@@ -106,8 +106,11 @@ def _of_a_run(folder: Path, dtype: torch.dtype) -> Opened:
     halves = [getattr(net, half, None) for half in HALVES]
     if not all(isinstance(half, kind) for half, kind in zip(halves, HALVES.values())):
         raise ValueError(f"{folder} holds a {type(net).__name__}, which has no encoder and decoder of a space.")
+    if getattr(net, "borrowed", False):  # its encoder is that of another space, with another tokenizer
+        halves[0] = None
     for name, half in zip(HALVES, halves):
-        _fits(half, name, tokenizer, folder)
+        if half is not None:
+            _fits(half, name, tokenizer, folder)
     return Opened(*halves, tokenizer, None)
 
 

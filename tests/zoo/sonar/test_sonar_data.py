@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zoo.data.sources import Files
-from zoo.sonar.autoencoder import AutoEncoder
+from zoo.sonar.autoencoder import AutoEncoder, noised
 from zoo.sonar.corpus import Cipher, Pieces, Sentences
 from zoo.sonar.data import AutoEncoding
 from zoo.sonar.tokens import EOS
@@ -198,7 +198,7 @@ def test_training_masks_pieces_and_adds_noise_testing_does_neither():
     assert torch.equal(masked[:, 0], source[:, 0]) and torch.equal(masked[:, length - 1 :], source[:, length - 1 :])
     share = (masked != source)[:, 1 : length - 1].float().mean()
     assert 0.4 < share < 0.6 and (masked[masked != source] == 1).all()
-    moved = (net.noised(vectors) - vectors).std(0) / vectors.std(0)
+    moved = (noised(vectors, net.noise) - vectors).std(0) / vectors.std(0)
     assert moved.sub(3**-0.5).abs().max() < 0.1  # strengths from [0, 1]: their mean square is 1/3
     net.eval()
-    assert net.masked(source) is source and net.noised(vectors) is vectors
+    assert net.masked(source) is source and noised(vectors, 0.0) is vectors

@@ -13,7 +13,7 @@ from zoo.pretrained import from_pretrained
 from zoo.sonar import AutoEncoder, Space
 
 ROOT = Path(__file__).parents[3]
-RECIPES = sorted((ROOT / "recipes/sonar").glob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes/sonar").glob("*.yaml") if path.stem != "language")  # which starts from a space
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
