@@ -3,13 +3,14 @@
 Needs sonar-space (with fairseq2 under it); nothing else in zoo.sonar does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zoo.nn.normalizer import Normalizer
 from zoo.sonar.folder import filled, write_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import BOS, EOS, UNK, Tokenizer
@@ -22,7 +23,7 @@ def write_space(
     tokenizer: Tokenizer,
     name: str,
     *,
-    normalizer: Mapping[str, Tensor] | None = None,
+    normalizer: Normalizer | None = None,
     dtype: torch.dtype = torch.float16,
     shard: int | None = None,
 ) -> None:

@@ -9,7 +9,7 @@ cards/<name>.yaml         sonar-space's asset cards of all this (zoo.sonar.cards
 
 import json
 import os
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from zoo.nn.normalizer import Normalizer
 from zoo.sonar.net import TextDecoder, TextEncoder
+from zoo.sonar.saved import opened, save
 from zoo.sonar.tokens import Tokenizer
 
 CONFIG, PIECES, NORMALIZER = "config.json", "sentencepiece.model", "normalizer.safetensors"
@@ -31,7 +33,7 @@ class Opened(NamedTuple):
     encoder: TextEncoder | None
     decoder: TextDecoder | None
     tokenizer: Tokenizer
-    normalizer: dict[str, Tensor] | None
+    normalizer: Normalizer | None
 
 
 def write_folder(
@@ -40,11 +42,11 @@ def write_folder(
     decoder: TextDecoder | None,
     tokenizer: Tokenizer,
     *,
-    normalizer: Mapping[str, Tensor] | None = None,
+    normalizer: Normalizer | None = None,
     dtype: torch.dtype = torch.float16,
     shard: int | None = None,
 ) -> None:
-    """Write the nets (either may be None), their tokenizer and the state of a normalizer to `folder`; files appear whole.
+    """Write the nets (either may be None), their tokenizer and the space's normalizer to `folder`; files appear whole.
 
     dtype: of the stored weights. shard: bytes of a file at most (a larger tensor has a file of its own), default all in one.
 
@@ -62,8 +64,7 @@ def write_folder(
             config[half] = net.config
             _write_weights(folder, half, state, shard, json.dumps(net.config, sort_keys=True))
     if normalizer is not None:
-        state = {name: w.detach().cpu().contiguous() for name, w in normalizer.items()}
-        _replace(folder / NORMALIZER, lambda path: save_file(state, path))
+        _replace(folder / NORMALIZER, partial(save, normalizer))
     _replace(folder / PIECES, tokenizer.save)
     _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
 
@@ -94,7 +95,7 @@ def open_folder(folder: str | Path, dtype: torch.dtype = torch.float32) -> Opene
             path = path if path.is_file() else folder / half
             nets[half] = filled(kind, config[half], read_weights(path), str(path), dtype)
             _fits(nets[half], half, tokenizer, folder)
-    normalizer = read_weights(folder / NORMALIZER) if (folder / NORMALIZER).is_file() else None
+    normalizer = opened(Normalizer, folder / NORMALIZER) if (folder / NORMALIZER).is_file() else None
     return Opened(nets.get("encoder"), nets.get("decoder"), tokenizer, normalizer)
 
 

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
+from zoo.nn.normalizer import Normalizer
 from zoo.nn.packed import packed
 from zoo.sonar.folder import CONFIG, open_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
@@ -22,7 +23,7 @@ WORTH = 512  # tokens from which on packing the weights (zoo.nn.packed, on a CPU
 class Space:
     """An encoder and a decoder (either may be missing) with their tokenizers.
 
-    tokenizer: the encoder's. target: the decoder's, where it is another one. normalizer: the state of the space's normalizer.
+    tokenizer: the encoder's. target: the decoder's, where it is another one. normalizer: of the space's vectors.
     truncated, cut: texts that were too long for the encoder, and outputs that reached the limit before their end, so far.
 
     A sentence's vector does not depend on what else is encoded with it, beyond rounding (1e-6 of its size in fp32).
@@ -34,7 +35,7 @@ class Space:
         decoder: TextDecoder | None,
         tokenizer: Tokenizer,
         target: Tokenizer | None = None,
-        normalizer: Mapping[str, Tensor] | None = None,
+        normalizer: Normalizer | None = None,
     ):
         self.tokenizer, self.target, self.normalizer = tokenizer, target or tokenizer, normalizer
         self.encoder, self.decoder = encoder and encoder.eval(), decoder and decoder.eval()
@@ -81,6 +82,10 @@ class Space:
             raise ValueError(
                 f"The encoder makes vectors of {self.encoder.dim} numbers and the decoder reads {self.decoder.memory}: "
                 "give halves of one space."
+            )
+        if self.normalizer is not None and self.normalizer.width != self.width:
+            raise ValueError(
+                f"The normalizer is for vectors of {self.normalizer.width} numbers, and this space's have {self.width}: fit one."
             )
 
     @property

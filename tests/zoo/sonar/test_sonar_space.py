@@ -3,6 +3,7 @@ import sys
 import pytest
 import torch
 
+from zoo.nn.normalizer import Normalizer
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.space import Space, batches
 
@@ -79,12 +80,14 @@ def test_halves_may_come_from_two_folders(space, folder, tiny, tmp_path):
 
     torch.manual_seed(5)
     decoder = TextDecoder(**tiny.decoder.config)
-    normalizer = {"center": torch.zeros(32)}
+    normalizer = Normalizer.fitted(torch.randn(50, 32))
     write_folder(tmp_path, None, decoder, tiny.tokenizer, dtype=torch.float32, normalizer=normalizer)
     both = Space.opened(folder, tmp_path)
     assert torch.equal(both.encode(tiny.texts), space.encode(tiny.texts))
     assert torch.equal(both.decoder.unembedding, decoder.unembedding)
-    assert torch.equal(both.normalizer["center"], normalizer["center"])
+    assert torch.equal(both.normalizer.center, normalizer.center)
+    with pytest.raises(ValueError, match="normalizer is for vectors of 8 numbers, and this space's have 32"):
+        Space(None, decoder, tiny.tokenizer, normalizer=Normalizer(8)).fits()
     only = Space.opened(tmp_path)
     assert only.encoder is None and only.width == 32
     with pytest.raises(ValueError, match="This space has no encoder"):
