@@ -16,6 +16,10 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.cocomix.labels",
         "--teacher FOLDER --sae FOLDER -c RECIPE …: label the windows of a recipe's data with a teacher's concepts",
     ),
+    "prepare space": (
+        "zoo.sonar.ship",
+        "RUN --out FOLDER -c RECIPE …: make a folder of a trained sentence space, and measure it",
+    ),
     "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net; with --concepts, of CoCoMix, say what it predicts"),
     "cards": ("zoo.cocomix.cards", "LABELS -c RECIPE …: say what concepts stand for, by where they are in the training text"),
     "steer": ("zoo.cocomix.steer", "FOLDER --concept ID: continue a prompt with a concept of CoCoMix, and of its teacher, set"),

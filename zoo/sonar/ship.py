@@ -1,0 +1,64 @@
+"""`zoo prepare space`: makes a folder of its own of a trained space, with normalizer and sonar-space's cards, and measures it."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zoo.evals.autobleu import AutoBLEU
+from zoo.nn.normalizer import Normalizer
+from zoo.sonar.cards import write_space
+from zoo.sonar.space import Space
+
+ABOUT = "about.json"
+
+
+def main(words: list[str]) -> dict[str, float]:
+    """Returns what was measured on held-out sentences, as `zoo.evals.autobleu.AutoBLEU` names it, less "test/"."""
+    rest = "All other words are of `zoo prepare`: the recipe, overlays and settings of the run."
+    parser = argparse.ArgumentParser("zoo prepare space", description=__doc__.split(": ", 1)[1], epilog=rest)
+    parser.add_argument("run", help="what a run of recipes/sonar left: runs/<name>/<version>/pretrained")
+    parser.add_argument("--out", required=True, help="folder of the space")
+    parser.add_argument("--name", default="small_zoo", help="of its cards, NAME_encoder and NAME_decoder (default: %(default)s)")
+    parser.add_argument(
+        "--sentences",
+        type=int,
+        default=50_000,
+        help="of the training split, that the normalizer is fitted on (default: %(default)s)",
+    )
+    given, rest = parser.parse_known_args(words)
+    from zoo.cli import main as lightning  # takes seconds, and --help need not wait
+
+    data = lightning(["prepare", *rest]).datamodule
+    data.setup()
+    space, out = Space.opened(given.run), Path(given.out)
+    if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        raise ValueError(f"{given.run} has another tokenizer than these data: give the recipe and the settings of its run.")
+    normalizer = Normalizer.fitted(vectors(space, data, given.sentences))
+    write_space(out, space.encoder, space.decoder, space.tokenizer, given.name, normalizer=normalizer)
+    shipped = Space.opened(out)  # as it is read from now on, in half precision
+    found = AutoBLEU().measured(shipped, data.sentences("test"), prefix="")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.name != ABOUT)
+    about = {
+        "text": data.description,
+        "parameters": sum(p.numel() for n in (space.encoder, space.decoder) for p in n.parameters()),
+    }
+    (out / ABOUT).write_text(json.dumps(about | {"bytes": size, "measured": found}, indent=1) + "\n", encoding="utf-8")
+    print(f"space: {out}, {size / 1e6:.1f} MB, trained on {data.description}")
+    print("  " + "  ".join(f"{name} {value:.1f}" for name, value in found.items()))
+    return found
+
+
+@torch.inference_mode()
+def vectors(space: Space, data, count: int) -> Tensor:
+    """(N, E) of `count` training sentences at most, in the order of training."""
+    found, rows = [], 0
+    batches = data.train_dataloader().batches
+    for number in range(len(batches)):
+        if rows >= count:
+            break
+        found.append(space.encoder(batches[number]["source"]))
+        rows += len(found[-1])
+    return torch.cat(found)[:count].float()
