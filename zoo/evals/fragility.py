@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.evals.autobleu import grouped, spread
 from zoo.nn.normalizer import Normalizer
+from zoo.sonar.folder import open_folder
 from zoo.sonar.space import Space
 
 LEVELS = tuple(i / 10 for i in range(1, 10))  # the paper's nine
@@ -28,12 +31,6 @@ class Fragility(NamedTuple):
     def of(self, score: str) -> Tensor:
         """(N,) fragility: minus the mean score over the levels, between -1 (nothing is lost) and 0."""
         return -getattr(self, score).mean(1)
-
-
-def noised(vectors: Tensor, normalizer: Normalizer, level: float, generator: torch.Generator) -> Tensor:
-    """Equation 27: (N, E) with the share `level` of its variance, in normalized space, replaced by normal noise."""
-    draw = torch.randn(vectors.shape, generator=generator, device=vectors.device, dtype=vectors.dtype)
-    return normalizer.denormalize(math.sqrt(1 - level) * normalizer.normalize(vectors) + math.sqrt(level) * draw)
 
 
 def fragility(
@@ -53,7 +50,7 @@ def fragility(
     bleu, cosine, decoded = [], [], []
     for number, level in enumerate(levels):
         generator = torch.Generator(vectors.device).manual_seed(seed * 1000 + number)
-        decoded.append(space.decode(noised(vectors, normalizer, level, generator), beam=beam))
+        decoded.append(space.decode(normalizer.noised(vectors, level, generator), beam=beam))
         bleu.append(torch.tensor([sentence_bleu(text, reference) for text, reference in zip(decoded[-1], texts)]))
         cosine.append(F.cosine_similarity(reader(decoded[-1]), theirs, dim=1).float().cpu())
     return Fragility(tuple(levels), torch.stack(bleu, 1), torch.stack(cosine, 1), decoded)
@@ -181,3 +178,74 @@ class FragilityModel(nn.Module):
             last.bias.mul_(spread).add_(centre)
             left = (self(vectors[held]) - targets[held]).square().mean()
         return float(1 - left / targets[held].var(unbiased=False).clamp_min(1e-12))
+
+
+class FragilityScores(L.Callback):
+    """At test: how much of held-out sentences is left when their vectors move, by level of noise and by length (figures 14, 15).
+
+    Logs, in [0, 1]: `test/bleu@0.1` … and `test/cosine@0.1` …, means over sentences at each level, and `test/bleu_sd@0.1` …,
+    deviations; `test/bleu_30`, `test/cosine_30` and on, means over all levels of sentences up to each edge of length;
+    `test/fragility_bleu` and `test/fragility_cosine`, between -1 and 0; `test/fragility_r2`, how much of the former's variance
+    over sentences a small net tells from the vector, on held-out ones.
+
+    Args:
+        normalizer: folder of the space whose normalizer scales the noise; None: the net's own, or one fitted to 20,000 training
+            sentences.
+        sentences: per group of lengths at most, spread evenly over the split; edges: as in `zoo.evals.autobleu.AutoBLEU`.
+        encoder: of the cosines: a name of the hub or a folder (the paper's: "Alibaba-NLP/gte-multilingual-base"); None takes
+            `CharacterNgrams`, which knows spelling alone.
+        levels, seed, beam: as in `fragility`.
+    """
+
+    def __init__(
+        self,
+        normalizer: str | None = None,
+        sentences: int = 200,
+        edges: Sequence[int] = (30, 60, 100),
+        encoder: str | None = None,
+        levels: Sequence[float] = LEVELS,
+        seed: int = 0,
+        beam: int = 1,
+    ):
+        self.normalizer, self.sentences, self.edges, self.encoder = normalizer, sentences, tuple(edges), encoder
+        self.levels, self.seed, self.beam = tuple(levels), seed, beam
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        net, data = module.net, trainer.datamodule
+        space = Space(net.encoder, net.decoder, data.tokenizer)
+        module.log_dict({f"test/{name}": value for name, value in self.measured(space, net, data).items()})
+
+    def measured(self, space: Space, net: nn.Module, data) -> dict[str, float]:
+        """The numbers above, less "test/"."""
+        groups = [spread(group, self.sentences) for group in grouped(data.sentences("test"), self.edges)]
+        texts = [text for group in groups for text in group]
+        normalizer = self._normalizer(space, net, data)
+        reader = Encoder(self.encoder) if self.encoder else CharacterNgrams(texts)
+        scores = fragility(space, normalizer, texts, reader, self.levels, self.seed, self.beam)
+        found: dict[str, float] = {}
+        for place, level in enumerate(self.levels):
+            bleu, cosine = scores.bleu[:, place], scores.cosine[:, place]
+            found |= {f"bleu@{level}": bleu.mean(), f"cosine@{level}": cosine.mean(), f"bleu_sd@{level}": bleu.std()}
+        first = 0
+        for edge, group in zip(self.edges, groups):
+            part = slice(first, first + len(group))
+            if group:
+                found |= {f"bleu_{edge}": scores.bleu[part].mean(), f"cosine_{edge}": scores.cosine[part].mean()}
+            first += len(group)
+        found |= {f"fragility_{score}": scores.of(score).mean() for score in ("bleu", "cosine")}
+        if len(texts) >= 20:
+            with torch.inference_mode(False), torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                vectors = normalizer.normalize(space.encode(texts)).clone()
+                found["fragility_r2"] = FragilityModel(space.width, 256).fit(vectors, scores.of("bleu").clone(), seed=self.seed)
+        return {name: float(value) for name, value in found.items()}
+
+    def _normalizer(self, space: Space, net: nn.Module, data) -> Normalizer:
+        if self.normalizer is None:
+            from zoo.sonar.ship import vectors
+
+            return getattr(net, "normalizer", None) or Normalizer.fitted(vectors(space, data, 20_000))
+        found = open_folder(self.normalizer).normalizer
+        if found is None:
+            raise ValueError(f"{self.normalizer} has no normalizer: `zoo prepare space` makes a folder with one.")
+        return found

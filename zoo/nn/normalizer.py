@@ -77,5 +77,12 @@ class Normalizer(nn.Module):
         """(..., E) normalized -> (..., E) in the space."""
         return self.center + self.scale * self._clipped(y)
 
+    def noised(self, x: Tensor, level: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x (..., E) with the share `level`, (..., 1) or one for all, of its variance, in normalized space, replaced by normal
+        noise (eq. 27)."""
+        level = torch.as_tensor(level, dtype=x.dtype, device=x.device)
+        draw = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return self.denormalize((1 - level).sqrt() * self.normalize(x) + level.sqrt() * draw)
+
     def _clipped(self, y: Tensor) -> Tensor:
         return y if self.clip is None else y.clamp(-self.clip, self.clip)

@@ -5,6 +5,7 @@ _PLACES = {  # looked up on first use: a net needs no lightning, and a tokenizer
     "AutoEncoding": "data",
     "FromSpace": "language",
     "NewLanguage": "language",
+    "RobustDecoder": "robust",
     "Space": "space",
     "TextDecoder": "net",
     "TextEncoder": "net",

@@ -55,15 +55,22 @@ class Tokenizer:
 
     @classmethod
     def opened(cls, folder: str | Path) -> "Tokenizer":
-        """What `save_to` wrote. Raises FileNotFoundError or ValueError, in a sentence, for a folder that is not such a one."""
-        path = Path(folder) / LANGUAGES
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: give the folder `tokenizer` that lies beside a trained space.")
+        """What `save_to` wrote; that of a folder of a run, or of a space.
+
+        Raises FileNotFoundError or ValueError, in a sentence, for a folder that is not such a one.
+        """
+        places = [Path(folder) / LANGUAGES, Path(folder) / "tokenizer" / LANGUAGES, Path(folder) / "config.json"]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"{places[0]} is missing: give the folder of a space, or the `tokenizer` beside a trained one."
+            )
         try:
-            langs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            langs, default = (told, None) if isinstance(told, list) else (told["langs"], told["default"])
+        except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: save the tokenizer again.") from None
-        return cls(Path(folder) / MODEL, langs)
+        return cls(path.parent / MODEL, langs, default)
 
     def __reduce__(self):
         return Tokenizer, (self.model, self.langs, self.default)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.evals.autobleu import AutoBLEU, bleu, grouped, round_trips, spread
-from zoo.evals.fragility import CharacterNgrams, FragilityModel, fragility, noised, sentence_bleu
+from zoo.evals.fragility import CharacterNgrams, FragilityModel, fragility, sentence_bleu
 from zoo.nn.normalizer import Normalizer
 
 TEXTS = [
@@ -35,11 +35,11 @@ def space():
 def test_noise_replaces_its_share_of_the_variance():
     vectors = torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 5]) + 2
     normalizer = Normalizer.fitted(vectors)
-    moved = noised(vectors, normalizer, 0.36, torch.Generator().manual_seed(1))
+    moved = normalizer.noised(vectors, 0.36, torch.Generator().manual_seed(1))
     torch.testing.assert_close(moved.std(0), vectors.std(0), rtol=0.03, atol=0)
     for i in range(3):
         assert torch.corrcoef(torch.stack([moved[:, i], vectors[:, i]]))[0, 1].item() == pytest.approx(0.8, abs=0.01)
-    torch.testing.assert_close(noised(vectors, normalizer, 0.0, torch.Generator()), vectors)
+    torch.testing.assert_close(normalizer.noised(vectors, 0.0, torch.Generator()), vectors)
 
 
 def test_scores_fall_with_noise_and_crowded_sentences_are_fragile(space):

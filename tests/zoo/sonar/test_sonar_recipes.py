@@ -16,7 +16,9 @@ from zoo.pretrained import from_pretrained
 from zoo.sonar import AutoEncoder, Space
 
 ROOT = Path(__file__).parents[3]
-RECIPES = sorted(path for path in (ROOT / "recipes/sonar").glob("*.yaml") if path.stem != "language")  # which starts from a space
+RECIPES = sorted(
+    path for path in (ROOT / "recipes/sonar").glob("*.yaml") if path.stem in ("basic", "small")
+)  # the others start from a space
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
