@@ -130,6 +130,7 @@ class Panel:
 class Scale:
     """Seeds of every row, overrides on top of recipes/scales/<scale>.yaml for all rows alike, and a remark for the page.
 
+    A folder of recipes with scales/ of its own has those instead.
     rows, needs: overrides of single rows and needs at this scale. given: needs that are not run here but had by a name (of the
     hub, or a folder), which takes the place of `${needs.NAME}`.
     devices: how many the recipe's batch is meant for (the tokens of a step are context × batch × accumulate × devices).
@@ -342,7 +343,9 @@ def expand(spec: Spec, scale: str) -> list[Run]:
         word = "-".join(Path(recipe).with_suffix("").parts[1:])
         of_data = {key: value for key, value in about.overrides.items() if key.startswith("data.")}
         overrides = {**of_data, **own} if verb else {"seed_everything": seed, **about.overrides, **own}
-        return Run(spec.name, word, name, scale, seed, (recipe, f"recipes/scales/{scale}.yaml"), overrides, needs, verb)
+        own_scale = f"{Path(recipe).parent.as_posix()}/scales/{scale}.yaml"  # of nets that are not of tokens
+        overlay = own_scale if (ROOT / own_scale).is_file() else f"recipes/scales/{scale}.yaml"
+        return Run(spec.name, word, name, scale, seed, (recipe, overlay), overrides, needs, verb)
 
     here = {name: row for name, row in spec.runs.items() if row.scales is None or scale in row.scales}
     return [made(name, row, seed) for seed in spec.scales[scale].seeds for name, row in here.items()]

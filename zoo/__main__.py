@@ -18,7 +18,7 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
     ),
     "prepare space": (
         "zoo.sonar.ship",
-        "RUN --out FOLDER -c RECIPE …: make a folder of a trained sentence space, and measure it",
+        "--run FOLDER --out FOLDER -c RECIPE …: make a folder of a trained sentence space, and measure it",
     ),
     "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net; with --concepts, of CoCoMix, say what it predicts"),
     "cards": ("zoo.cocomix.cards", "LABELS -c RECIPE …: say what concepts stand for, by where they are in the training text"),

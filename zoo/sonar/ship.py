@@ -19,7 +19,7 @@ def main(words: list[str]) -> dict[str, float]:
     """Returns what was measured on held-out sentences, as `zoo.evals.autobleu.AutoBLEU` names it, less "test/"."""
     rest = "All other words are of `zoo prepare`: the recipe, overlays and settings of the run."
     parser = argparse.ArgumentParser("zoo prepare space", description=__doc__.split(": ", 1)[1], epilog=rest)
-    parser.add_argument("run", help="what a run of recipes/sonar left: runs/<name>/<version>/pretrained")
+    parser.add_argument("--run", required=True, help="what a run of recipes/sonar left: runs/<name>/<version>/pretrained")
     parser.add_argument("--out", required=True, help="folder of the space")
     parser.add_argument("--name", default="small_zoo", help="of its cards, NAME_encoder and NAME_decoder (default: %(default)s)")
     parser.add_argument(
@@ -28,6 +28,7 @@ def main(words: list[str]) -> dict[str, float]:
         default=50_000,
         help="of the training split, that the normalizer is fitted on (default: %(default)s)",
     )
+    parser.add_argument("--scored", type=int, default=300, help="held-out sentences per length that are measured (default: 300)")
     given, rest = parser.parse_known_args(words)
     from zoo.cli import main as lightning  # takes seconds, and --help need not wait
 
@@ -39,7 +40,7 @@ def main(words: list[str]) -> dict[str, float]:
     normalizer = Normalizer.fitted(vectors(space, data, given.sentences))
     write_space(out, space.encoder, space.decoder, space.tokenizer, given.name, normalizer=normalizer)
     shipped = Space.opened(out)  # as it is read from now on, in half precision
-    found = AutoBLEU().measured(shipped, data.sentences("test"), prefix="")
+    found = AutoBLEU(sentences=given.scored).measured(shipped, data.sentences("test"), prefix="")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.name != ABOUT)
     about = {
         "text": data.description,

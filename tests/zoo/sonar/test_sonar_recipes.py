@@ -79,7 +79,7 @@ def test_a_small_space_is_trained_tested_and_opened_again(tmp_path):
 def test_a_run_becomes_a_space_with_normalizer_and_cards(tmp_path, capsys):
     cli, words = trained(tmp_path)
     run = Path(cli.trainer.log_dir) / "pretrained"
-    found = own(["prepare", "space", str(run), "--out", str(tmp_path / "space"), "--sentences", "120", *words])
+    found = own(["prepare", "space", "--run", str(run), "--out", str(tmp_path / "space"), "--sentences", "120", *words])
     space, data = Space.opened(tmp_path / "space"), cli.datamodule
     texts = data.sentences("test")
     assert space.encode(texts).sub(Space.opened(run).encode(texts)).abs().max() < 0.02  # half precision
@@ -92,4 +92,4 @@ def test_a_run_becomes_a_space_with_normalizer_and_cards(tmp_path, capsys):
     assert told["measured"] == found and set(found) >= {"autobleu_30", "exact_60", "autobleu"} and told["bytes"] > 1000
     assert (tmp_path / "space" / "cards" / "small_zoo.yaml").exists() and "MB, trained on" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="has another tokenizer than these data"):
-        own(["prepare", "space", str(run), "--out", str(tmp_path / "no"), *words, "--data.init_args.vocab_size=50"])
+        own(["prepare", "space", "--run", str(run), "--out", str(tmp_path / "no"), *words, "--data.init_args.vocab_size=50"])
