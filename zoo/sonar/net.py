@@ -251,6 +251,13 @@ class TextDecoder(nn.Module):
         self.decoder = Layers([DecoderLayer(dim, heads, hidden, memory, dropout) for _ in range(layers)], nn.LayerNorm(dim))
         self.register_load_state_dict_pre_hook(_drop_tied)
 
+    def fits(self, context: int) -> None:
+        """Raise ValueError where sentences of `context` pieces, with the end and the language before them, are too long."""
+        if context + 2 > self.positions:
+            raise ValueError(
+                f"this decoder has {self.positions} positions, and sentences of {context} pieces need {context + 2}."
+            )
+
     def forward(self, vectors: Tensor, tokens: Tensor) -> Tensor:
         """vectors (B, E), tokens (B, T) -> logits (B, T, V). Rows of unequal length are padded on the right, with any id."""
         return self.unembed(self.hidden(vectors, tokens))

@@ -9,7 +9,7 @@ import torch
 from zoo.cli import main
 from zoo.evals.fragility import LEVELS, FragilityScores
 from zoo.nn.normalizer import Normalizer
-from zoo.pretrained import from_pretrained
+from zoo.pretrained import Saved, from_pretrained
 from zoo.sonar import RobustDecoder, Space, Tokenizer
 from zoo.sonar.folder import write_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
@@ -61,6 +61,10 @@ def test_only_the_decoder_moves_and_its_fragility_is_measured(home):
     assert again.config["sizes"]["encoder"] == before.encoder.config
     torch.testing.assert_close(opened.encode(texts), before.encode(texts))
     assert opened.decoder.unembedding.equal(net.decoder.unembedding)
+    saved = Saved(data.vocab, data.context, str(pretrained))  # where a recipe measures it
+    assert saved.decoder.unembedding.equal(net.decoder.unembedding)
+    with pytest.raises(ValueError, match="this decoder has 66 positions, and sentences of 65 pieces need 67"):
+        Saved(data.vocab, 65, str(pretrained))
     own = FragilityScores(sentences=5, levels=(0.2, 0.8)).measured(opened, again, data)
     named = FragilityScores(str(home / "space"), sentences=5, levels=(0.2, 0.8)).measured(opened, again, data)
     assert own == named and {"bleu@0.2", "cosine@0.8", "bleu_sd@0.2", "bleu_60"} <= set(own)
