@@ -50,8 +50,8 @@ def _text_of(run):
     data = run.config()["data"]
     kept = ("source", "files", "hub", "megabytes", "tokenizer", "vocab_size", "context")
     given = {key: data["init_args"].get(key) for key in kept}
-    if data["class_path"].startswith("zoo.sonar.") and "need " in str(given["tokenizer"]):
-        given["tokenizer"] = None  # of the space, which was trained with a tokenizer of its text
+    if data["class_path"].startswith("zoo.sonar."):  # a space brings its tokenizer, which is of its own text
+        given |= {"tokenizer": None, "vocab_size": None}
     return data["class_path"], given if given["tokenizer"] != "bytes" else {**given, "vocab_size": None}
 
 
