@@ -141,6 +141,9 @@ def test_panels_hold_our_points_and_the_papers_apart(spec):
     assert "curve" in words(cost) and "plain" in words(cost)  # the level of what is compared with
     assert cost.get_xscale() == "log" and time.get_xscale() == "linear"
     assert len(curves(time)) == 2 and words(time).count("curve") == 1
+    there = replace(spec, scales={**spec.scales, "desk": replace(spec.scales["desk"], x={"four": 90.0})})
+    (first, second), *_ = curves(figures.panels(there, "desk", made(spec)).axes[0])
+    assert (first[0], second[0]) == (10, 90)  # a row's place may depend on the scale
 
 
 def test_a_panel_of_curves_that_rows_measure(spec):

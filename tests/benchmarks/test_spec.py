@@ -57,6 +57,7 @@ def test_load_gives_typed_fields(write):
         ({"runs": {"one": {"label": "x", "override": {}}}}, ["'runs.one.override'", "did you mean 'overrides'"]),
         ({"scales": {"laptop": {"seeds": [0, "1"]}}}, ["scales.laptop.seeds[1]", "whole number"]),
         ({"scales": {"laptop": {"seeds": 0}}}, ["scales.laptop.seeds", "a list"]),
+        ({"scales": {"laptop": {"seeds": [0], "x": {"one": 3.0}}}}, ["scales.laptop.x", "'one'"]),  # it has no place at all
         ({"runs": ["one"]}, ["runs", "keys and values"]),
         ({"metrics": [{**GOOD["metrics"][0], "direction": "down"}]}, ["metrics[0].direction", "lower or higher", "'down'"]),
         ({"metrics": [{**GOOD["metrics"][0], "keys": ["test/b"]}]}, ["runs.one.paper.cells", "'test/a'", "mean 'test/b'"]),
@@ -215,6 +216,14 @@ def test_a_need_may_be_another_verb_with_the_sections_of_its_recipe(write, tmp_p
     assert sae.config() == {"sae": {"latents": 8, "teacher": f"need {base.key}", "out": "${out}"}, "data": {"context": 2}}
     assert sae.config({base.key: "there"})["sae"]["teacher"] == "there"
     assert run.trains and not sae.trains
+
+
+def test_a_folder_of_recipes_may_have_scales_of_its_own(write, tmp_path):
+    assert expand(load(write()), "laptop")[0].files == ("recipes/mtp/code.yaml", "recipes/scales/laptop.yaml")
+    (tmp_path / "recipes/mtp/scales").mkdir()
+    (tmp_path / "recipes/mtp/scales/laptop.yaml").write_text("model: {width: 32}\n")
+    run = expand(load(write()), "laptop")[0]
+    assert run.files == ("recipes/mtp/code.yaml", "recipes/mtp/scales/laptop.yaml") and run.config()["model"]["width"] == 32
 
 
 def test_what_an_alias_names_is_changed_for_itself(tmp_path, write):

@@ -419,6 +419,17 @@ def test_one_job_on_a_node_of_many_gpus_has_one(house, monkeypatch):
     assert ran(root)[0][2] == "0"
 
 
+def test_sentences_are_counted_in_steps():
+    """Their batches differ in length, so no number of tokens can be asked for."""
+    trainer = SimpleNamespace(max_steps=6, global_step=6, world_size=1)
+    cli = SimpleNamespace(trainer=trainer, datamodule=SimpleNamespace(context=8))
+    run._refuse_another_budget(cli, 1)
+    for change, devices in (({"global_step": 5}, 1), ({"world_size": 2}, 1), ({}, 2)):
+        cut = SimpleNamespace(**{**vars(cli), "trainer": SimpleNamespace(**{**vars(trainer), **change})})
+        with pytest.raises(ValueError, match=r"it took \d steps on \d device\(s\) instead of 6 on"):
+            run._refuse_another_budget(cut, devices)
+
+
 def test_another_budget_is_refused():
     data, trainer = SimpleNamespace(batch=4, context=8), SimpleNamespace(max_steps=3, accumulate_grad_batches=2)
     cli = SimpleNamespace(trainer=trainer, datamodule=data, model=SimpleNamespace(measured={"tokens": 3 * 2 * 4 * 8}))

@@ -242,9 +242,7 @@ class FragilityScores(L.Callback):
 
     def _normalizer(self, space: Space, net: nn.Module, data) -> Normalizer:
         if self.normalizer is None:
-            from zoo.sonar.ship import vectors
-
-            return getattr(net, "normalizer", None) or Normalizer.fitted(vectors(space, data, 20_000))
+            return getattr(net, "normalizer", None) or Normalizer.fitted(data.vectors(space.encoder, 20_000))
         found = open_folder(self.normalizer).normalizer
         if found is None:
             raise ValueError(f"{self.normalizer} has no normalizer: `zoo prepare space` makes a folder with one.")

@@ -88,6 +88,41 @@ class AutoEncoder(nn.Module):
         return source.masked_fill(inner & (torch.rand(source.shape, device=source.device) < self.mask), UNK)
 
 
+class OnFrozen(nn.Module):
+    """A decoder to be trained on the vectors of an encoder that never changes.
+
+    Subclasses set encoder, decoder, vocab, context and config, and say what training does to the vectors.
+    """
+
+    ahead = 1
+    encoder: TextEncoder
+    decoder: TextDecoder
+
+    @property
+    def trunk(self) -> TextDecoder:
+        """Where the table of the logits is."""
+        return self.decoder
+
+    def moved(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, E) as training takes them."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "OnFrozen":
+        """The encoder stays in evaluation mode."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> dict:
+        """batch, loss and parts as `AutoEncoder`'s: source in pieces of the encoder, tokens in those of the decoder."""
+        with torch.no_grad():
+            vectors = self.encoder(batch["source"], batch.get("source_length"))  # (B, E)
+            if self.training:
+                vectors = self.moved(vectors)
+        loss, parts = written(self.decoder, vectors, batch)
+        return {"loss": loss, "parts": parts}
+
+
 def written(decoder: TextDecoder, vectors: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, dict]:
     """Mean nll of a batch's counted tokens given its sentences' vectors (B, E), with graph; and the part "next" (nats, count)."""
     tokens, counted = batch["tokens"], batch["mask"][:, 1:]

@@ -1,7 +1,7 @@
-"""Sentences for auto-encoding: a LightningDataModule whose batches hold sentences of equal length, so that nothing is padded."""
+"""Sentences for auto-encoding: a LightningDataModule."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -10,138 +10,20 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from zoo.data.installed import Installed
 from zoo.data.loader import Loader
-from zoo.data.order import mix, permute
 from zoo.data.segment import Cleaned, Segmenter, Sentencex
 from zoo.data.shards import write_json
 from zoo.data.sources import Files, Hub, Source, digest
 from zoo.data.store import TokenStore, build, locked
+from zoo.sonar.batches import Batches, Group, Side
 from zoo.sonar.corpus import Cipher, Joined, Pairs, Pieces, Sentences, Translated
-from zoo.sonar.tokens import EOS, MARKERS, MODEL, PAD, Tokenizer, train_sentencepiece
+from zoo.sonar.net import TextEncoder
+from zoo.sonar.tokens import MARKERS, MODEL, Tokenizer, train_sentencepiece
 
 SAMPLE = 1_000_000  # sentences that SentencePiece is trained on, at most
 SPLITS = ("train", "validation", "test")
-
-
-class Side:
-    """The sentences of one side of a corpus as rows of pieces: row i is what lies between the end tokens i - 1 and i.
-
-    tokens (N,); langs: id of the language's symbol, of all rows or (R,) of each.
-    """
-
-    def __init__(self, tokens: np.ndarray, langs: int | np.ndarray):
-        self.tokens = tokens
-        self.ends = np.flatnonzero(tokens == EOS)  # (R,)
-        self.starts = np.concatenate([[0], self.ends[:-1] + 1])[: len(self.ends)]  # (R,)
-        self.lengths = self.ends - self.starts  # (R,) pieces of each sentence
-        self.langs = np.broadcast_to(np.asarray(langs), len(self.ends))  # (R,)
-
-    @classmethod
-    def of(cls, store: TokenStore, langs: int | np.ndarray) -> "Side":
-        """The rows of a token store, whose sentences each end in an end token."""
-        tokens = store.windows(np.zeros(1, np.int64), len(store))[0] if len(store) else np.zeros(0, np.int64)
-        return cls(tokens.astype(np.uint16 if tokens.max(initial=0) < 2**16 else np.int32), langs)
-
-    def row(self, i: int) -> np.ndarray:
-        return self.tokens[self.starts[i] : self.ends[i]]
-
-    def rows(self, numbers: np.ndarray, target: bool) -> tuple[np.ndarray, np.ndarray]:
-        """These rows (B, S) int64 as sources, [language] … [end], or as targets, with an end token in front too; padded on the
-        right. And their lengths (B,)."""
-        front = 2 if target else 1
-        lengths = self.lengths[numbers] + front + 1  # (B,)
-        out = np.full((len(numbers), lengths.max()), PAD, np.int64)
-        out[:, 0] = EOS
-        out[:, front - 1] = self.langs[numbers]
-        for line, number, length in zip(out, numbers, lengths):
-            line[front : length - 1] = self.row(number)
-            line[length - 1] = EOS
-        return out, lengths
-
-
-class Group:
-    """Rows that make batches with each other: all of one corpus, whose sides are the same sentences in one or more languages.
-
-    rows (R,): numbers of those that count. tokens: in a batch at most, end and language included; its rows have one length on the
-    first side.
-    """
-
-    def __init__(self, sides: list[Side], rows: np.ndarray, tokens: int):
-        self.sides, self.rows = sides, rows
-        lengths, counts = np.unique(sides[0].lengths[rows], return_counts=True)
-        sizes, starts = np.maximum(1, tokens // (lengths + 2)), np.cumsum(counts) - counts
-        cuts = [np.arange(start, start + count, size) for start, count, size in zip(starts, counts, sizes)]
-        self.cuts = np.append(np.concatenate(cuts), len(rows)) if cuts else np.zeros(1, np.int64)  # (M + 1,) where batches begin
-        self._key, self._order = None, rows
-
-    def __len__(self) -> int:
-        """Batches in one pass."""
-        return len(self.cuts) - 1
-
-    def batch(self, number: int, epoch: int, seed: int | None) -> np.ndarray:
-        """(B,) the rows of a batch; with a seed, those of one length fall into other batches in each epoch."""
-        if self._key != (epoch, seed):
-            rows = self.rows
-            if seed is not None:
-                rows = rows[permute(np.arange(len(rows)) + epoch * len(rows), len(rows), seed)]
-            self._order = rows[np.argsort(self.sides[0].lengths[rows], kind="stable")]
-            self._key = (epoch, seed)
-        return self._order[self.cuts[number] : self.cuts[number + 1]]
-
-
-class Batches(Dataset):
-    """Batch k of one process, a pure function of k. Where a group has several sides, it translates from one of them to one of
-    them, which its position draws.
-
-    scored: None trains, in an order of `seed`; True goes through all rows once, and repeats the last batch uncounted.
-    one_way: whether it translates from the first side to the second alone.
-    """
-
-    batch = 1  # what `Loader` counts in
-
-    def __init__(
-        self,
-        groups: list[Group],
-        token_bytes: np.ndarray,
-        seed: int = 0,
-        scored: bool | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ):
-        self.groups, self.token_bytes, self.seed, self.scored = groups, token_bytes, seed, scored
-        self.rank, self.world, self.offset, self.one_way = rank, world, 0, False
-        self.starts = np.cumsum([0, *map(len, groups)])
-
-    def __len__(self) -> int:
-        """Batches in one pass."""
-        return int(self.starts[-1])
-
-    def __getitem__(self, k: int) -> dict[str, Tensor]:
-        position, count = self.offset + k * self.world + self.rank, len(self)
-        if self.scored is None:
-            counted, epoch, number = True, position // count, int(permute(np.array([position]), count, self.seed + 1)[0])
-        else:
-            counted, epoch, number = position < count, 0, min(position, count - 1)
-        place = int(np.searchsorted(self.starts, number, side="right")) - 1
-        group = self.groups[place]
-        numbers = group.batch(number - int(self.starts[place]), epoch, self.seed if self.scored is None else None)
-        draw = int(mix(np.uint64(position) + (np.uint64(self.seed % 2**31) << np.uint64(33)))) >> 8
-        return self._batch(group.sides, numbers, 1 if self.one_way else draw % len(group.sides) ** 2, counted)
-
-    def _batch(self, sides: list[Side], numbers: np.ndarray, direction: int, counted: bool) -> dict[str, Tensor]:
-        from_, to = divmod(direction, len(sides))
-        source, source_length = sides[from_].rows(numbers, target=False)  # (B, S)
-        tokens, length = sides[to].rows(numbers, target=True)  # (B, T + 1)
-        place = np.arange(tokens.shape[1])
-        mask = counted & (place != 1) & (place < length[:, None])  # nothing is learnt from the language's symbol
-        batch = {"source": source, "tokens": tokens, "mask": mask, "bytes": self.token_bytes[tokens], "sentence": numbers}
-        if len(sides) > 1 and not self.one_way:
-            batch["source_length"] = source_length
-            batch["other"], batch["other_length"] = sides[(from_ + 1) % len(sides)].rows(numbers, target=False)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 
 class AutoEncoding(LightningDataModule):
@@ -267,14 +149,8 @@ class AutoEncoding(LightningDataModule):
         return found
 
     def _sample(self) -> Iterator[str]:
-        """Sentences of the training text, every 2nd, 4th, … once there are too many; in all languages."""
-        kept: list[str] = []
-        step = 1
-        for i, sentence in enumerate(self.corpus.documents("train")):
-            if i % step == 0:
-                kept.append(sentence.text)
-                if len(kept) > SAMPLE:
-                    kept, step = kept[::2], step * 2
+        """Sentences of the training text that SentencePiece is trained on, in all languages."""
+        kept = thinned(sentence.text for sentence in self.corpus.documents("train"))
         yield from kept
         if self.cipher:
             yield from map(Cipher(), kept)
@@ -332,6 +208,17 @@ class AutoEncoding(LightningDataModule):
         texts = json.loads((self.folder / f"{split}.json").read_text(encoding="utf-8"))
         return [texts[i] for i in self.rows[split]]
 
+    @torch.inference_mode()
+    def vectors(self, encoder: TextEncoder, count: int) -> Tensor:
+        """(N, E) float32: an encoder's vectors of `count` training sentences at most, in the order of training."""
+        batches, found, rows = self._batches("train"), [], 0
+        for number in range(len(batches)):
+            if rows >= count:
+                break
+            found.append(encoder(batches[number]["source"]).float())
+            rows += len(found[-1])
+        return torch.cat(found)[:count]
+
     # -- loaders --------------------------------------------------------------------------------------------------
     def epochs_seen(self, tokens: int) -> float:
         """How often the training text has been read after so many tokens."""
@@ -362,3 +249,15 @@ class AutoEncoding(LightningDataModule):
         trainer = self.trainer
         pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return Loader(batches, length, 0, pin, trainer, self.fingerprint)
+
+
+def thinned(texts: Iterable[str], most: int = SAMPLE) -> list[str]:
+    """Every text, or every 2nd, 4th, … once there are more than `most`."""
+    kept: list[str] = []
+    step = 1
+    for i, text in enumerate(texts):
+        if i % step == 0:
+            kept.append(text)
+            if len(kept) > most:
+                kept, step = kept[::2], step * 2
+    return kept

@@ -5,18 +5,19 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.data.sources import Source, digest
-from zoo.sonar.autoencoder import noised, written
+from zoo.sonar.autoencoder import OnFrozen, noised
+from zoo.sonar.batches import Batches
 from zoo.sonar.corpus import Cipher, Pieces, Translated
-from zoo.sonar.data import SPLITS, AutoEncoding, Batches
+from zoo.sonar.data import SPLITS, AutoEncoding, thinned
 from zoo.sonar.folder import open_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import PAD, Tokenizer
 
 
-class NewLanguage(nn.Module):
+class NewLanguage(OnFrozen):
     """A decoder that learns to write another language from the vectors of a space, whose encoder never changes.
 
     The modularity that LCMs stand on (LCM paper, sec. 1 and 2.1): whatever reads or writes vectors of the space can take the new
@@ -30,7 +31,6 @@ class NewLanguage(nn.Module):
         encoder: sizes of the space's encoder, where the weights come from elsewhere (a saved net); then `space` is not read.
     """
 
-    ahead = 1
     borrowed = True  # the encoder is somebody else's, and is not opened from a run of this net
 
     def __init__(
@@ -67,23 +67,8 @@ class NewLanguage(nn.Module):
         self.decoder = TextDecoder(vocab, dim, layers, heads, hidden, context + 2, PAD, self.encoder.dim, dropout)
         self.config = config | {"encoder": encoder}
 
-    @property
-    def trunk(self) -> TextDecoder:
-        """Where the table of the logits is."""
-        return self.decoder
-
-    def train(self, mode: bool = True) -> "NewLanguage":
-        """The encoder stays in evaluation mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def forward(self, batch: dict[str, Tensor]) -> dict:
-        """batch, loss and parts as `zoo.sonar.AutoEncoder`'s: source in pieces of the space, tokens in the new one's."""
-        with torch.no_grad():
-            vectors = self.encoder(batch["source"], batch.get("source_length"))  # (B, E)
-        loss, parts = written(self.decoder, noised(vectors, self.noise if self.training else 0.0), batch)
-        return {"loss": loss, "parts": parts}
+    def moved(self, vectors: Tensor) -> Tensor:
+        return noised(vectors, self.noise)
 
 
 class FromSpace(AutoEncoding):
@@ -111,7 +96,7 @@ class FromSpace(AutoEncoding):
     @cached_property
     def source_tokenizer(self) -> Tokenizer:
         """The space's."""
-        return open_folder(self.space).tokenizer
+        return Tokenizer.opened(self.space)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,7 +110,10 @@ class FromSpace(AutoEncoding):
         return Pieces(self.source_tokenizer if name == self.names[0] else self.tokenizer)
 
     def _sample(self) -> Iterator[str]:
-        yield from (sentence.text for sentence in self._corpora()[self.names[1]].documents("train"))
+        if self.cipher:
+            yield from map(Cipher(), thinned(sentence.text for sentence in self.corpus.documents("train")))
+        else:
+            yield from thinned(sentence.text for sentence in self.aligned.other.documents("train"))
 
     def setup(self, stage: str | None = None) -> None:
         """As `AutoEncoding`'s."""
@@ -143,7 +131,9 @@ class FromSpace(AutoEncoding):
 
     def references(self, split: str) -> list[str]:
         """What the held-out sentences that count say in the new language."""
-        texts = [sentence.text for sentence in self._corpora()[self.names[1]].documents(split)]
+        if self.cipher:
+            return list(map(Cipher(), self.sentences(split)))
+        texts = [sentence.text for sentence in self.aligned.other.documents(split)]
         return [texts[i] for i in self.rows[split]]
 
     def _batches(self, split: str, scored: bool | None = None) -> Batches:

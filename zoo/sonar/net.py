@@ -255,7 +255,8 @@ class TextDecoder(nn.Module):
         """Raise ValueError where sentences of `context` pieces, with the end and the language before them, are too long."""
         if context + 2 > self.positions:
             raise ValueError(
-                f"this decoder has {self.positions} positions, and sentences of {context} pieces need {context + 2}."
+                f"this decoder has {self.positions} positions, and sentences of {context} pieces need {context + 2}: "
+                "make data.context smaller."
             )
 
     def forward(self, vectors: Tensor, tokens: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """A decoder that stands noise: a space's own, trained on with vectors that were moved (LCM paper, sec. 2.5.2 and table 7)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.nn.normalizer import Normalizer
-from zoo.sonar.autoencoder import written
+from zoo.sonar.autoencoder import OnFrozen
 from zoo.sonar.folder import open_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 
 
-class RobustDecoder(nn.Module):
+class RobustDecoder(OnFrozen):
     """The decoder of a space, to be trained on while its encoder and normalizer stay: it reads noised vectors (eq. 27).
 
     Args:
@@ -19,8 +19,6 @@ class RobustDecoder(nn.Module):
         dropout: of the decoder.
         sizes: of the parts, where the weights come from elsewhere (a saved net); then `space` is not read.
     """
-
-    ahead = 1
 
     def __init__(
         self, vocab: int, context: int, space: str, *, level: float = 1.0, dropout: float = 0.1, sizes: dict | None = None
@@ -50,23 +48,5 @@ class RobustDecoder(nn.Module):
             for name, part in parts.items():
                 getattr(self, name).load_state_dict(part.state_dict())
 
-    @property
-    def trunk(self) -> TextDecoder:
-        """Where the table of the logits is."""
-        return self.decoder
-
-    def train(self, mode: bool = True) -> "RobustDecoder":
-        """The encoder stays in evaluation mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
-    def forward(self, batch: dict[str, Tensor]) -> dict:
-        """batch, loss and parts as `zoo.sonar.AutoEncoder`'s."""
-        with torch.no_grad():
-            vectors = self.encoder(batch["source"], batch.get("source_length"))  # (B, E)
-            if self.training:
-                level = self.level * torch.rand(len(vectors), 1, device=vectors.device)
-                vectors = self.normalizer.noised(vectors, level)
-        loss, parts = written(self.decoder, vectors, batch)
-        return {"loss": loss, "parts": parts}
+    def moved(self, vectors: Tensor) -> Tensor:
+        return self.normalizer.noised(vectors, self.level * torch.rand(len(vectors), 1, device=vectors.device))

@@ -4,9 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from zoo.evals.autobleu import AutoBLEU
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar.cards import write_space
@@ -37,7 +34,7 @@ def main(words: list[str]) -> dict[str, float]:
     space, out = Space.opened(given.run), Path(given.out)
     if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
         raise ValueError(f"{given.run} has another tokenizer than these data: give the recipe and the settings of its run.")
-    normalizer = Normalizer.fitted(vectors(space, data, given.sentences))
+    normalizer = Normalizer.fitted(data.vectors(space.encoder, given.sentences))
     write_space(out, space.encoder, space.decoder, space.tokenizer, given.name, normalizer=normalizer)
     shipped = Space.opened(out)  # as it is read from now on, in half precision
     found = AutoBLEU(sentences=given.scored).measured(shipped, data.sentences("test"), prefix="")
@@ -50,16 +47,3 @@ def main(words: list[str]) -> dict[str, float]:
     print(f"space: {out}, {size / 1e6:.1f} MB, trained on {data.description}")
     print("  " + "  ".join(f"{name} {value:.1f}" for name, value in found.items()))
     return found
-
-
-@torch.inference_mode()
-def vectors(space: Space, data, count: int) -> Tensor:
-    """(N, E) of `count` training sentences at most, in the order of training."""
-    found, rows = [], 0
-    batches = data.train_dataloader().batches
-    for number in range(len(batches)):
-        if rows >= count:
-            break
-        found.append(space.encoder(batches[number]["source"]))
-        rows += len(found[-1])
-    return torch.cat(found)[:count].float()

@@ -70,7 +70,10 @@ class Tokenizer:
             langs, default = (told, None) if isinstance(told, list) else (told["langs"], told["default"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: save the tokenizer again.") from None
-        return cls(path.parent / MODEL, langs, default)
+        found = cls(path.parent / MODEL, langs, default)
+        if isinstance(told, dict) and told.get("tokenizer") != found.fingerprint:
+            raise ValueError(f"{path.parent / MODEL} is not the model that this space was saved with: copy the whole folder.")
+        return found
 
     def __reduce__(self):
         return Tokenizer, (self.model, self.langs, self.default)

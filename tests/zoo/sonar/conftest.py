@@ -36,6 +36,23 @@ def padded(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def harbour():
+    """(folder) -> 400 sentences, written there as 20 texts, and an encoder, a decoder and a tokenizer of them, untrained."""
+
+    def make(home: Path):
+        draw, words = random.Random(0), "the sea was calm and a ship sailed slowly to its old town".split()
+        lines = [" ".join(draw.choices(words, k=draw.randrange(3, 9))).capitalize() + "." for _ in range(400)]
+        for i in range(20):
+            (home / f"{i}.txt").write_text("\n".join(lines[20 * i : 20 * i + 20]))
+        tokenizer = Tokenizer(train_sentencepiece(lines, 48))
+        torch.manual_seed(0)
+        nets = [kind(tokenizer.vocab, 32, 1, 2, 64, 66, PAD) for kind in (TextEncoder, TextDecoder)]
+        return lines, (*nets, tokenizer)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
     """tokenizer, texts, and an encoder and decoder that were trained on the texts for a moment: no two outputs are alike."""
     texts = sentences(48)

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,20 +17,14 @@ from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import Tokenizer, train_sentencepiece
 
 ROOT = Path(__file__).parents[3]
-WORDS = "the sea was calm and a ship sailed slowly to its old town".split()
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, harbour):
     """Texts, and a space with random weights whose tokenizer knows them."""
-    home, draw = tmp_path_factory.mktemp("home"), random.Random(0)
-    lines = [" ".join(draw.choices(WORDS, k=draw.randrange(3, 9))).capitalize() + "." for _ in range(400)]
-    for i in range(20):
-        (home / f"{i}.txt").write_text("\n".join(lines[20 * i : 20 * i + 20]))
-    tokenizer = Tokenizer(train_sentencepiece(lines, 48))
-    torch.manual_seed(0)
-    nets = TextEncoder(tokenizer.vocab, 32, 1, 2, 64, 66, 0), TextDecoder(tokenizer.vocab, 32, 1, 2, 64, 66, 0)
-    write_folder(home / "space", *nets, tokenizer)
+    home = tmp_path_factory.mktemp("home")
+    lines, parts = harbour(home)
+    write_folder(home / "space", *parts)
     with gzip.open(home / "pairs.jsonl.gz", "wt") as file:
         for line in lines:
             file.write(json.dumps({"eng": line, "text": line[::-1], "lang": "gnl_Latn"}) + "\n")
@@ -109,6 +103,11 @@ def test_what_does_not_fit_is_said(home):
     write_folder(home / "other", TextEncoder(tokenizer.vocab, 32, 1, 2, 64, 66, 0), None, tokenizer)
     with pytest.raises(SystemExit, match="name one space in both"):
         main(words(home, f"--data.init_args.space={home / 'other'}"))
+    copied = home / "copied"
+    shutil.copytree(home / "space", copied)
+    shutil.copy(home / "other" / "sentencepiece.model", copied)
+    with pytest.raises(ValueError, match="is not the model that this space was saved with: copy the whole folder"):
+        Tokenizer.opened(copied)
     write_folder(home / "half", None, TextDecoder(tokenizer.vocab, 32, 1, 2, 64, 66, 0), tokenizer)
     with pytest.raises(ValueError, match="has no encoder"):
         NewLanguage(60, 16, str(home / "half"))

@@ -1,6 +1,5 @@
 """A decoder trained on with noise: it starts as the space's, the rest stays, and its fragility is measured beside the space's."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -10,28 +9,20 @@ from zoo.cli import main
 from zoo.evals.fragility import LEVELS, FragilityScores
 from zoo.nn.normalizer import Normalizer
 from zoo.pretrained import Saved, from_pretrained
-from zoo.sonar import RobustDecoder, Space, Tokenizer
+from zoo.sonar import RobustDecoder, Space
 from zoo.sonar.folder import write_folder
-from zoo.sonar.net import TextDecoder, TextEncoder
-from zoo.sonar.tokens import train_sentencepiece
 
 ROOT = Path(__file__).parents[3]
-WORDS = "the sea was calm and a ship sailed slowly to its old town".split()
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, harbour):
     """Texts, and a space with random weights and a normalizer."""
-    home, draw = tmp_path_factory.mktemp("home"), random.Random(0)
-    lines = [" ".join(draw.choices(WORDS, k=draw.randrange(3, 9))).capitalize() + "." for _ in range(400)]
-    for i in range(20):
-        (home / f"{i}.txt").write_text("\n".join(lines[20 * i : 20 * i + 20]))
-    tokenizer = Tokenizer(train_sentencepiece(lines, 48))
-    torch.manual_seed(0)
-    nets = TextEncoder(tokenizer.vocab, 32, 1, 2, 64, 66, 0), TextDecoder(tokenizer.vocab, 32, 1, 2, 64, 66, 0)
-    write_folder(home / "bare", *nets, tokenizer)
+    home = tmp_path_factory.mktemp("home")
+    lines, parts = harbour(home)
+    write_folder(home / "bare", *parts)
     normalizer = Normalizer.fitted(Space.opened(home / "bare").encode(lines))
-    write_folder(home / "space", *nets, tokenizer, normalizer=normalizer)
+    write_folder(home / "space", *parts, normalizer=normalizer)
     return home
 
 
