@@ -23,11 +23,7 @@ def page(spec: Spec, scale: str, records: Iterable[Record], gaps: str | None = N
         [f"# {spec.title}"],
         _stale(results),
         _introduction(results),
-        [
-            "## What the paper claims, and what was found here",
-            "",
-            *_judged(results),
-        ],
+        *([["## What the paper claims, and what was found here", "", *_judged(results)]] if spec.claims else []),
         *([[f"![{'; '.join(panel.title for panel in spec.panels)}]({figure})"]] if figure else []),
         ["## Table", "", *_tables(results)],
         _below(results),

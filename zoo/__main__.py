@@ -20,6 +20,14 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.sonar.ship",
         "--run FOLDER --out FOLDER -c RECIPE …: make a folder of a trained sentence space, and measure it",
     ),
+    "prepare codebooks": (
+        "zoo.sonar.codebooks",
+        "--space FOLDER --out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to a sentence space",
+    ),
+    "prepare boundaries": (
+        "zoo.data.boundaries",
+        "--out FOLDER with --files FILE… or -c RECIPE …: train a classifier of sentence ends",
+    ),
     "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net; with --concepts, of CoCoMix, say what it predicts"),
     "cards": ("zoo.cocomix.cards", "LABELS -c RECIPE …: say what concepts stand for, by where they are in the training text"),
     "steer": ("zoo.cocomix.steer", "FOLDER --concept ID: continue a prompt with a concept of CoCoMix, and of its teacher, set"),

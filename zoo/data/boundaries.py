@@ -5,7 +5,7 @@ to either side. It learns from documents that are lists of sentences, and the so
 another segmenter cut, or texts that come a sentence a line, joined. A share of the training text is lower-cased and stripped of
 punctuation, as SaT's is (Frohmann et al. 2024, §3), which is where it can be better than rules.
 
-    python -m zoo.data.boundaries --out DIR --files GLOB… [--lines]      train one; --lines: a line is a sentence
+    zoo prepare boundaries --out DIR --files GLOB… [--lines]      train one; --lines: a line is a sentence
 """
 
 import argparse
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from zoo.data.language import LANG, SCRIPTS, UNSPACED
 from zoo.data.segment import Segmenter, Sentencex, cut
 from zoo.data.shards import write_json
-from zoo.data.sources import Files, digest
+from zoo.data.sources import Files, Source, digest
 
 PAD = 256  # stands for what lies outside a document
 WINDOW = 512  # bytes whose ends are learnt from at a time
@@ -77,7 +77,7 @@ class Boundaries:
             return json.loads((Path(self.folder).expanduser() / "boundaries.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"there is no boundary classifier in {self.folder}: train one there with `python -m zoo.data.boundaries`"
+                f"there is no boundary classifier in {self.folder}: train one there with `zoo prepare boundaries`"
             ) from None
         except ValueError:
             raise ValueError(f"{self.folder}/boundaries.json is damaged: train the classifier again") from None
@@ -230,22 +230,37 @@ def agreement(segmenter: Segmenter, documents: list[list[str]]) -> dict[str, flo
     return {"precision": right / max(1, found), "recall": right / max(1, there), "f1": 2 * right / max(1, found + there)}
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m zoo.data.boundaries", description=__doc__.split(": ", 1)[1].split("\n\n")[0])
-    parser.add_argument("--files", nargs="+", required=True, help="documents, as data.files takes them")
+def main(words: list[str] | None = None) -> dict[str, float]:
+    """Returns precision, recall and f1 on held-out documents."""
+    about, rest = __doc__.split(": ", 1)[1].split("\n\n")[0], "Without --files, all other words are of `zoo prepare`."
+    parser = argparse.ArgumentParser("zoo prepare boundaries", description=about, epilog=rest)
+    parser.add_argument("--files", nargs="+", help="documents, as data.files takes them; else those of a recipe (-c RECIPE …)")
     parser.add_argument("--out", required=True, help="folder of the classifier")
     parser.add_argument("--lines", action="store_true", help="a line is a sentence; else sentencex cuts the documents")
     parser.add_argument("--lang", default=LANG, help="language of the documents, for sentencex (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=1500)
-    given = parser.parse_args(words)
-    source = Files(given.files, validation=0, test=0)
+    given, rest = parser.parse_known_args(words)
+    if bool(given.files) == bool(rest):
+        parser.error("give --files, or the recipe of the data whose text it learns from (-c RECIPE …), and not both")
+    source = Files(given.files, validation=0, test=0) if given.files else _of_recipe(rest)
+    texts = (document.text for document in source.documents("train"))
     if given.lines:
-        documents = ([line for line in map(str.strip, each.text.splitlines()) if line] for each in source.documents())
+        documents = ([line for line in map(str.strip, text.splitlines()) if line] for text in texts)
         labels = f"lines of {source.description}, joined"
     else:
-        documents = cut_by(Sentencex(), ((each.text, given.lang) for each in source.documents()))
+        documents = cut_by(Sentencex(), ((text, given.lang) for text in texts))
         labels = f"sentencex's boundaries in {source.description}"
-    print(json.dumps(train(documents, given.out, labels, given.steps), indent=1))
+    about = train(documents, given.out, labels, given.steps)
+    print(json.dumps(about, indent=1))
+    return {name: about[name] for name in ("precision", "recall", "f1")}
+
+
+def _of_recipe(words: list[str]) -> Source:
+    """The documents of a recipe's data, before they are cut into sentences."""
+    from zoo.cli import main as lightning
+
+    source = lightning(["prepare", *words]).datamodule.corpus
+    return getattr(source, "corpus", source)
 
 
 if __name__ == "__main__":

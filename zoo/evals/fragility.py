@@ -18,6 +18,7 @@ from zoo.sonar.folder import open_folder
 from zoo.sonar.space import Space
 
 LEVELS = tuple(i / 10 for i in range(1, 10))  # the paper's nine
+TENTHS = 10  # of the range of a score
 
 
 class Fragility(NamedTuple):
@@ -186,7 +187,8 @@ class FragilityScores(L.Callback):
     Logs, in [0, 1]: `test/bleu@0.1` … and `test/cosine@0.1` …, means over sentences at each level, and `test/bleu_sd@0.1` …,
     deviations; `test/bleu_30`, `test/cosine_30` and on, means over all levels of sentences up to each edge of length;
     `test/fragility_bleu` and `test/fragility_cosine`, between -1 and 0; `test/fragility_r2`, how much of the former's variance
-    over sentences a small net tells from the vector, on held-out ones.
+    over sentences a small net tells from the vector, on held-out ones; `test/bleu_bin1` … `_bin10` and `test/cosine_bin1` …, the
+    share of sentences in percent whose mean score lies in each tenth of [0, 1], the middle of which is `test/score_at1` ….
 
     Args:
         normalizer: folder of the space whose normalizer scales the noise; None: the net's own, or one fitted to 20,000 training
@@ -233,6 +235,11 @@ class FragilityScores(L.Callback):
                 found |= {f"bleu_{edge}": scores.bleu[part].mean(), f"cosine_{edge}": scores.cosine[part].mean()}
             first += len(group)
         found |= {f"fragility_{score}": scores.of(score).mean() for score in ("bleu", "cosine")}
+        for score in ("bleu", "cosine"):
+            tenth = (-TENTHS * scores.of(score)).long().clamp(0, TENTHS - 1)  # (N,) a score of 1 is in the last
+            shares = 100 * torch.bincount(tenth, minlength=TENTHS) / len(texts)
+            found |= {f"{score}_bin{number}": share for number, share in enumerate(shares, 1)}
+        found |= {f"score_at{number}": (number - 0.5) / TENTHS for number in range(1, TENTHS + 1)}
         if len(texts) >= 20:
             with torch.inference_mode(False), torch.random.fork_rng():
                 torch.manual_seed(self.seed)

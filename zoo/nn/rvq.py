@@ -44,13 +44,15 @@ class ResidualQuantizer(nn.Module):
                 left -= self.centroids[book][codes[first : first + rows, book]]
         return codes
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes (..., k) of the first k codebooks -> vectors (..., E), the sums of their centroids."""
+    def decode(self, codes: Tensor, kept: Tensor | None = None) -> Tensor:
+        """codes (..., k) of the first k codebooks -> vectors (..., E), the sums of their centroids; kept: (...) how many of them
+        count, k where it is not given."""
         if codes.shape[-1] > self.books:
             raise ValueError(f"{codes.shape[-1]} codes per vector were given to a quantizer of {self.books} codebooks.")
         total = self.centroids.new_zeros(*codes.shape[:-1], self.width)
         for book in range(codes.shape[-1]):  # no (..., k, E) tensor: it would be k times as large as the answer
-            total += self.centroids[book][codes[..., book]]
+            terms = self.centroids[book][codes[..., book]]
+            total += terms if kept is None else terms * (book < kept)[..., None]
         return total
 
     def prefixes(self, codes: Tensor, counts: list[int]) -> list[Tensor]:

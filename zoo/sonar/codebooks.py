@@ -1,0 +1,39 @@
+"""`zoo prepare codebooks`: fits a residual quantizer to the vectors of a space's training sentences (LCM paper, sec. 2.3.5)."""
+
+import argparse
+from pathlib import Path
+
+from zoo.nn.rvq import ResidualQuantizer
+from zoo.sonar.adapted import CODEBOOKS
+from zoo.sonar.saved import save
+from zoo.sonar.space import Space
+
+
+def main(words: list[str]) -> dict[str, float]:
+    """Returns what is left of the vectors' variance, a share: after all codebooks, after half of them, after the first."""
+    rest = "All other words are of `zoo prepare`: the recipe, overlays and settings of the space's data."
+    parser = argparse.ArgumentParser("zoo prepare codebooks", description=__doc__.split(": ", 1)[1], epilog=rest)
+    parser.add_argument("--space", required=True, help="folder of the space")
+    parser.add_argument("--out", required=True, help=f"folder that {CODEBOOKS} is written to")
+    parser.add_argument("--books", type=int, default=64, help="codebooks (default: %(default)s, the paper's)")
+    parser.add_argument("--units", type=int, default=8192, help="centroids of each (default: %(default)s, the paper's)")
+    parser.add_argument("--sentences", type=int, default=15_000_000, help="of the training split, at most (default: 15M)")
+    parser.add_argument("--steps", type=int, default=20, help="rounds of k-means per codebook (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    given, rest = parser.parse_known_args(words)
+    from zoo.cli import main as lightning  # takes seconds, and --help need not wait
+
+    data = lightning(["prepare", *rest]).datamodule
+    data.setup()
+    space, out = Space.opened(given.space), Path(given.out)
+    if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        raise ValueError(f"{given.space} has another tokenizer than these data: give data.tokenizer the same folder.")
+    vectors = data.vectors(space.encoder, given.sentences)  # (N, E)
+    quantizer = ResidualQuantizer(space.width, given.books, given.units)
+    print(f"codebooks: {given.books} of {given.units:,} centroids, fitted to {len(vectors):,} vectors", flush=True)
+    tell = lambda book, share: print(f"  {book + 1}: {share:.2%} of the variance left", flush=True)
+    left = quantizer.fit(vectors, given.steps, given.seed, tell)
+    out.mkdir(parents=True, exist_ok=True)
+    save(quantizer, out / CODEBOOKS)
+    print(f"codebooks: {out / CODEBOOKS}")
+    return {"variance_left": left[-1], "variance_left_half": left[max(0, len(left) // 2 - 1)], "variance_left_first": left[0]}
