@@ -13,7 +13,7 @@ from statistics import mean, stdev
 
 from benchmarks import record, verdict
 from benchmarks.record import Record
-from benchmarks.spec import Metric, Run, Spec, expand, identity
+from benchmarks.spec import Claim, Metric, Run, Spec, expand, identity
 
 _DERIVED = re.compile(r"(ratio|gap)\((.+)\)")
 _OF_CURVES = re.compile(r"saving\((.+)\)")
@@ -94,7 +94,12 @@ class Results:
         metrics = {key: metric for metric in self.spec.metrics for key in metric.keys}
         directions: dict[str, str] = {key: metric.direction for key, metric in metrics.items()}
         errors = {key: metric.error for key, metric in metrics.items()}
-        return [verdict.judge(claim, self.cells, directions, errors, self.curves) for claim in self.spec.claims]
+        cells = [self.cells if self.can_judge(claim) else {} for claim in self.spec.claims]
+        return [verdict.judge(claim, *each, directions, errors, self.curves) for claim, *each in zip(self.spec.claims, cells)]
+
+    def can_judge(self, claim: Claim) -> bool:
+        """Whether this scale is one at which the claim can be judged."""
+        return claim.scales is None or self.scale in claim.scales
 
     def is_reference(self, row: str, key: str) -> bool:
         """Whether others are compared with this row in `ratio(…)` and `gap(…)`, and it with nothing else."""

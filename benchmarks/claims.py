@@ -64,6 +64,8 @@ def _verdict(results: Results, claim: Claim, verdict: Verdict) -> list[str]:
     """The word, and the comparisons behind it: one in the same line, several below it."""
     measured = [part for part in verdict.parts if part.word != NOT_MEASURED]
     head = f"**{word_of(claim, verdict.word).capitalize()}**"
+    if not results.can_judge(claim):
+        return [f"**Not judged at this scale**: {claim.why}."]
     if not measured:
         return [f"{head}: {'; '.join(dict.fromkeys(metric_of(results.spec, key).label for key in claim.metrics))}."]
     if len(verdict.parts) == 1:

@@ -96,6 +96,7 @@ class Claim:
     better: the first of two rows beats the second; `margin` is the smallest difference worth the name · within: the first loses
     at most `margin` to the second · monotone: every row beats the one before · agrees: on every row the first metric differs from
     the second by `margin` at most · rising: on every row each metric beats the one before.
+    scales: those at which it can be judged at all, None for any; `why` says what is in the way at the others.
     """
 
     kind: Literal["better", "within", "monotone", "agrees", "rising"]
@@ -103,6 +104,8 @@ class Claim:
     metrics: list[str]
     sentence: str
     margin: float = 0.0
+    scales: list[str] | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,8 @@ def load(path: str | Path) -> Spec:
         for word in _needed(overrides):
             _known(word, list(spec.needs), place, path.name)
     for i, claim in enumerate(spec.claims):
+        for scale in claim.scales or ():
+            _known(scale, list(spec.scales), f"claims[{i}].scales", path.name)
         for row in claim.rows:
             _known(row, rows, f"claims[{i}].rows", path.name)
         for key in claim.metrics:

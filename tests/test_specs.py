@@ -55,6 +55,12 @@ def _text_of(run):
     return data["class_path"], given if given["tokenizer"] != "bytes" else {**given, "vocab_size": None}
 
 
+@pytest.mark.parametrize("name, scale", [case for case in CASES if case[1] != "paper"])
+def test_no_run_below_the_papers_scale_waits_for_a_net_of_the_hub(name, scale):
+    for run in expand(load(name), scale):
+        assert "openai-community" not in str(run.config()), run.row
+
+
 @pytest.mark.skipif(importlib.util.find_spec("zoo.cli") is None, reason="zoo has no command line yet")
 @pytest.mark.parametrize("name, scale", CASES)
 def test_runs_resolve(name, scale, capsys):

@@ -287,6 +287,16 @@ def test_each_comparison_of_a_claim_has_its_line(small):
     assert "(a, more than base), 3 seeds" in page and "    - not measured: 1 more" in page
 
 
+def test_a_claim_that_a_scale_cannot_judge_says_why(small):
+    claims = [replace(small.claims[0], scales=["paper"], why="steps are too few"), small.claims[1]]
+    spec = replace(small, claims=claims)
+    records = [made(find(spec, "desk", row, seed), metrics={"test/a": value, "test/b@1": value})
+               for row, value in (("base", 5.0), ("new", 1.0)) for seed in range(3)]  # fmt: skip
+    text = report.page(spec, "desk", records)
+    assert "1 reversed, 1 not measured." in text and "**Not judged at this scale**: steps are too few." in text
+    assert "**Holds**" in report.page(small, "desk", records)
+
+
 def test_exact_differences_have_no_brackets_and_agreement_names_both_metrics(small):
     records = [made(find(small, "paper", row), parameters=p, step_seconds=2.0, metrics={"test/a": a}) for row, p, a in
                (("base", 2000, 1.0), ("new", 500, 1.25))]  # fmt: skip

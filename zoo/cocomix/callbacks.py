@@ -78,8 +78,9 @@ class SteeringScore(L.Callback):
         seed: of the random ones.
 
     Logs, in nats: steering, its steering_interval (half of the 95 % interval over concepts), steering_own and steering_other
-    (whose difference it is), and of the teacher steering_teacher, steering_teacher_interval, …; and the counts
-    steering_concepts, steering_others and steering_prompts.
+    (whose difference it is), and of the teacher steering_teacher, steering_teacher_interval, …; where `teacher_labels` are other
+    labels, steering_teacher_same, … are the teacher's for the very concepts and tokens that CoCoMix is scored on (the paper sets
+    the same concept in both); and the counts steering_concepts, steering_others and steering_prompts.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class SteeringScore(L.Callback):
                 belongs(Path(folder), {"autoencoder": sae.digest[:16], "layer": self.layer})
             teacher = SteerableTeacher(opened_teacher(self.teacher, data).net, sae, self.layer)
             nets["steering_teacher"] = teacher.to(module.device), self.teacher_labels
+            if self.teacher_labels != self.labels:
+                nets["steering_teacher_same"] = teacher, self.labels
         prompts = [data.encode(text) or [data.tokenizer.eos] for text in self.prompts]
         for name, (net, labels) in nets.items():
             picked = picks(prepared(labels, data, net.concepts), self.concepts, self.others, self.least, self.seed)

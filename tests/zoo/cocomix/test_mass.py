@@ -151,13 +151,14 @@ def test_the_callback_logs_what_score_says(trained):
     assert logged["test/steering_teacher"] == pytest.approx(found.mean) != 0
     assert [logged[f"test/steering_{name}"] for name in ("concepts", "others", "prompts")] == [6, 4, 2]
     assert len(logged) == 11
-    student = logged["test/steering"]
+    student, same = logged["test/steering"], found.mean
     cli(words(trained, "--seeds", "0", "--score", "activation", "--out", str(trained / "active")))
     SteeringScore(**given, teacher_labels=str(trained / "active"), **sizes).on_test_epoch_end(trainer, module)
     theirs = picks(prepared(trained / "active", data), 6, 4, 2)
     found = score(other, [list(b"text 1"), [97]], theirs, 4.0, everywhere=False)
     assert theirs != picked and logged["test/steering"] == student
     assert logged["test/steering_teacher"] == pytest.approx(found.mean)
+    assert logged["test/steering_teacher_same"] == pytest.approx(same)  # on what CoCoMix is scored on
     for wrong, said in (
         (given | {"layer": 1}, "layer 2, not 1"),
         ({"labels": given["labels"], "sae": given["sae"]}, "go together"),
