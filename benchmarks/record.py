@@ -29,6 +29,7 @@ from benchmarks.typed import typed
 CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, wherever specs and records are
 
 OWN_SCALES = ("smoke", "laptop")
+OF_TRAINING = ("zoo/meter.py", "zoo/optim.py")  # a run of no steps imports them, and calls nothing in them
 MEASURED_TIMES = ("seconds", "tokens_per_second", "step_seconds")
 TIMES = (*MEASURED_TIMES, "test/speedup", "test/decoded_per_second")  # the last two, with @ and the heads: zoo.evals.decoding
 MEASURED = (
@@ -200,8 +201,12 @@ def imported_code() -> dict[str, str]:
 
 
 def changed(record: Record) -> list[str]:
-    """Files of `zoo` that the run imported and whose code has changed, or gone, since: the record is stale if there are any."""
-    files = {name: CHECKOUT / name for name in record.code}
+    """Files of `zoo` that the run imported and whose code has changed, or gone, since: the record is stale if there are any.
+
+    What is at work in training alone does not count where a saved net was measured.
+    """
+    unused = OF_TRAINING if record.config.get("trainer", {}).get("max_steps") == 0 else ()
+    files = {name: CHECKOUT / name for name in record.code if name not in unused}
     return sorted(name for name, file in files.items() if not file.exists() or code_hash(file) != record.code[name])
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import record
@@ -46,6 +48,14 @@ def test_code_does(digest, text):
 
 def test_strings_that_differ_in_what_looks_like_a_comment_differ(digest):
     assert digest('x = "# a"\n') != digest('x = "# b"\n') and digest("x = 1  # a\n") == digest("x = 1  # b\n")
+
+
+def test_a_measurement_of_a_saved_net_does_not_hang_on_what_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "CHECKOUT", tmp_path)
+    code = {"zoo/meter.py": "older", "zoo/module.py": "older"}
+    trained = record.Record("r", "row", "desk", 0, "key", "zoo fit", "ok", "2026-01-01", code=code, config={"trainer": {}})
+    measured = replace(trained, config={"trainer": {"max_steps": 0}})
+    assert record.changed(trained) == ["zoo/meter.py", "zoo/module.py"] and record.changed(measured) == ["zoo/module.py"]
 
 
 def test_a_changed_or_lost_file_makes_a_record_stale(tmp_path, monkeypatch):
