@@ -147,9 +147,9 @@ def _along(panel: Panel, results: Results) -> dict[str, list]:
     curves: dict[str, list] = {}
     for name, row in results.spec.runs.items():
         found, key = results.curves.get((name, panel.y), {}), panel.along
-        spent = {seed: results.found[name][seed].value(key) for seed in found}
+        spent = {seed: value for seed in found if (value := results.found[name][seed].value(key))}  # times of quiet runs alone
         curves[row.label] = []  # it keeps its colour in the other panels
-        if not found or not all(spent.values()):
+        if not spent:
             continue
         each = mean(value / results.found[name][seed].tokens for seed, value in spent.items())
         series = [dict(curve) for curve in found.values()]
