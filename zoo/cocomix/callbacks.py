@@ -13,9 +13,8 @@ from zoo.cocomix.cards import Cards, prepared
 from zoo.cocomix.mass import picks, score
 from zoo.cocomix.predicted import concepts_of, table
 from zoo.cocomix.prompts import PROMPTS
-from zoo.cocomix.sae import SparseAutoencoder
 from zoo.cocomix.steering import SteerableCoCoMix, SteerableTeacher
-from zoo.cocomix.teacher import opened_teacher
+from zoo.cocomix.teacher import opened_sae, opened_teacher
 from zoo.data.labels import belongs
 from zoo.data.loader import spread
 from zoo.generate import generate
@@ -108,24 +107,29 @@ class SteeringScore(L.Callback):
         self.factor, self.everywhere, self.rows, self.seed = factor, everywhere, rows, seed
         self.teacher_labels = teacher_labels or labels
 
-    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """What cannot be measured is refused here, before a test that would be lost with it."""
         if trainer.world_size > 1:
             raise ValueError("SteeringScore measures in one process: test the saved net with --trainer.devices=1.")
         data = trainer.datamodule
         student = SteerableCoCoMix(module.net)
         nets: dict[str, tuple[SteerableCoCoMix | SteerableTeacher, str]] = {"steering": (student, self.labels)}
-        prepared(self.labels, data, student.concepts)  # refused before anything is measured
         if self.teacher is not None:
-            sae = SparseAutoencoder.opened(self.sae)
+            opened = opened_teacher(self.teacher, data)
+            sae = opened_sae(self.sae, self.layer, opened)
             for folder in {self.labels, self.teacher_labels}:
                 belongs(Path(folder), {"autoencoder": sae.digest[:16], "layer": self.layer})
-            teacher = SteerableTeacher(opened_teacher(self.teacher, data).net, sae, self.layer)
+            teacher = SteerableTeacher(opened.net, sae, self.layer)
             nets["steering_teacher"] = teacher.to(module.device), self.teacher_labels
             if self.teacher_labels != self.labels:
                 nets["steering_teacher_same"] = teacher, self.labels
+        choice = self.concepts, self.others, self.least, self.seed
+        self.wanted = {name: (net, picks(prepared(labels, data, net.concepts), *choice)) for name, (net, labels) in nets.items()}
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        data = trainer.datamodule
         prompts = [data.encode(text) or [data.tokenizer.eos] for text in self.prompts]
-        for name, (net, labels) in nets.items():
-            picked = picks(prepared(labels, data, net.concepts), self.concepts, self.others, self.least, self.seed)
+        for name, (net, picked) in self.wanted.items():
             found = score(net, prompts, picked, self.factor, self.everywhere, self.rows)
             measured = {"": found.mean, "_interval": found.interval, "_own": found.own.mean(), "_other": found.other.mean()}
             for key, value in measured.items():
@@ -156,13 +160,18 @@ class LabelAgreement(L.Callback):
         self.teacher, self.sae, self.layer, self.labels = teacher, sae, layer, labels
         self.windows, self.exact_windows = windows, exact_windows
 
-    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         with torch.inference_mode(False), torch.no_grad():  # a gradient wants weights that were not made in inference mode
+            opened = opened_teacher(self.teacher, trainer.datamodule)
+            self.pair = opened.net, opened_sae(self.sae, self.layer, opened)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        with torch.inference_mode(False), torch.no_grad():
             for name, share in self._measured(trainer.datamodule, module.device).items():
                 module.log(f"test/{name}", 100 * share)
 
     def _measured(self, data, device: torch.device) -> dict[str, float]:
-        teacher, sae = opened_teacher(self.teacher, data).net, SparseAutoencoder.opened(self.sae)
+        teacher, sae = self.pair
 
         def extractor(**settings) -> ConceptExtractor:
             return ConceptExtractor(teacher, sae, self.layer, self.labels, **settings).to(device)

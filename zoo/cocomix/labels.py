@@ -10,25 +10,11 @@ from typing import get_args
 import numpy as np
 import torch
 
-from zoo.cocomix.attribution import ConceptExtractor, Score
-from zoo.cocomix.sae import SparseAutoencoder
-from zoo.cocomix.teacher import about, opened_teacher, reading_flops
+from zoo.cocomix.attribution import NONE, ConceptExtractor, Score
+from zoo.cocomix.teacher import about, opened_sae, opened_teacher, reading_flops, windows
 from zoo.data import labels
-from zoo.data.order import permute
 
-
-def windows(data, seeds: list[int] | None, micro_batches: int) -> dict[str, np.ndarray]:
-    """The numbers of the windows that runs with these seeds read in so many micro-batches, and what they are scored on.
-
-    seeds None: all windows of the training split.
-    """
-    count = data.windows("train")
-    if seeds is None:
-        train = np.arange(count)
-    else:
-        train = np.unique(np.concatenate([permute(np.arange(micro_batches * data.batch), count, seed) for seed in seeds]))
-    scored = {"validation": data.val_dataloader().batches, "test": data.test_dataloader().batches}
-    return {"train": train, **{split: each.window(np.arange(each.scored)) for split, each in scored.items()}}
+NAN = "the teacher's loss or states are NaN or all alike; give another one."
 
 
 def main(words: list[str]) -> dict[str, float]:
@@ -47,6 +33,8 @@ def main(words: list[str]) -> dict[str, float]:
     parser.add_argument("--rows", type=int, default=8, help="windows at a time (default: %(default)s)")
     parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
     given, rest = parser.parse_known_args(words)
+    if given.rows < 1 or not all(seed.strip().isdigit() for seed in (given.seeds or "0").split(",")):
+        parser.error("--rows is at least 1, and --seeds are numbers: 0,1,2")
     from zoo.cli import main as lightning  # takes seconds, and --help need not wait
 
     cli = lightning(["prepare", *rest])
@@ -54,7 +42,7 @@ def main(words: list[str]) -> dict[str, float]:
     data.setup()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = opened_teacher(given.teacher, data)
-    sae = SparseAutoencoder.opened(given.sae)
+    sae = opened_sae(given.sae, given.layer, teacher)
     if sae.latents >= labels.NONE:
         raise ValueError(
             f"The autoencoder has {sae.latents} latents and labels are 16 bits wide: take one of fewer than {labels.NONE}."
@@ -75,6 +63,8 @@ def main(words: list[str]) -> dict[str, float]:
             tokens = torch.from_numpy(data.stores[split].windows(starts, data.context + 1)).to(device)
             with torch.autocast(device, torch.bfloat16, enabled=given.bf16):
                 found.append(extractor(tokens).cpu().numpy())
+            if first == 0 and (found[0] == NONE).all():  # said before anything is written
+                raise ValueError(f"No place of {len(tokens)} windows has a label: {NAN}")
         return np.concatenate(found)
 
     began = time.monotonic()
@@ -88,9 +78,7 @@ def main(words: list[str]) -> dict[str, float]:
         f"{found['entropy']:.2f} nats"
     )
     if found["without"] == 1:
-        raise ValueError(
-            f"No place of {folder} has a label: the teacher's loss or states are NaN or all alike; give another one."
-        )
+        raise ValueError(f"No place of {folder} has a label: {NAN}")
     return found
 
 

@@ -15,6 +15,7 @@ from zoo.nn.concepts import normalised
 from zoo.nn.losses import product_type
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SETTINGS = "settings.json"  # of its training: who asks for other ones starts elsewhere
 
 
 class Latents(NamedTuple):
@@ -46,7 +47,8 @@ class SparseAutoencoder(nn.Module):
     def opened(cls, name: str | Path) -> "SparseAutoencoder":
         """The one in this folder, or with this name among sae-lens' releases: the paper's is
         "gpt2-small-resid-post-v5-32k/blocks.5.hook_resid_post"."""
-        if Path(name).expanduser().is_dir() or str(name).count("/") != 1:
+        folder = Path(name).expanduser()
+        if folder.is_dir() or str(name).count("/") != 1 or folder.parent.is_dir():
             return cls.load(Path(name).expanduser())
         return cls.released(*str(name).split("/"))
 

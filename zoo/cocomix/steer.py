@@ -8,7 +8,6 @@ from torch import nn
 from zoo.cocomix.cards import Cards
 from zoo.cocomix.mass import picks, score
 from zoo.cocomix.prompts import Asked, add_arguments, cards_of, placed, random
-from zoo.cocomix.sae import SparseAutoencoder
 from zoo.cocomix.steering import SteerableCoCoMix, SteerableTeacher, steered, strength
 from zoo.generate import generate
 
@@ -59,11 +58,11 @@ def main(words: list[str]) -> dict[str, float]:
 
 
 def _teacher(given: argparse.Namespace, asked: Asked) -> SteerableTeacher:
-    from zoo.cocomix.teacher import opened_teacher  # brings Lightning, which takes seconds
+    from zoo.cocomix.teacher import opened_sae, opened_teacher  # brings Lightning, which takes seconds
 
-    sae = SparseAutoencoder.opened(given.sae)
     data = SimpleNamespace(tokenizer=asked.tokenizer, context=1)  # prompts of any length: the window moves with the text
-    return placed(SteerableTeacher(opened_teacher(given.teacher, data).net, sae, given.layer), given)
+    teacher = opened_teacher(given.teacher, data)
+    return placed(SteerableTeacher(teacher.net, opened_sae(given.sae, given.layer, teacher), given.layer), given)
 
 
 def _score(given: argparse.Namespace, asked: Asked, nets: dict[str, nn.Module], cards: Cards) -> dict[str, float]:

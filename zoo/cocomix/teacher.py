@@ -2,21 +2,27 @@
 
 import copy
 import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.cocomix.attribution import NONE, ConceptExtractor, Score
-from zoo.cocomix.sae import SparseAutoencoder
-from zoo.data.labels import WindowLabels, belongs, read_about
+from zoo.cocomix.sae import SETTINGS, SparseAutoencoder
+from zoo.data.labels import WindowLabels, belongs, differences, read_about
+from zoo.data.order import permute
 from zoo.evals.checkpoint import Checkpoint, open_checkpoint
 from zoo.meter import training_flops
-from zoo.pretrained import CONFIG
+from zoo.pretrained import CONFIG, NextToken
 
+MEANING = ("teacher", "layer", "autoencoder", "score", "candidates", "labels")  # what a concept's number means hangs on
+USUAL = {"layer": 6, "labels": 4, "score": "attribution", "candidates": "active"}
 FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 
 
@@ -32,7 +38,8 @@ class Teacher(L.Callback):
             releases (the paper's: "gpt2-small-resid-post-v5-32k/blocks.5.hook_resid_post").
         layer: blocks below the states (6 of GPT-2's 12: "layer index 5").
         labels, score, candidates: of `ConceptExtractor`.
-        cached: folder of labels that `zoo prepare concepts` wrote for these windows: concepts are read there, not computed.
+        cached: folder of labels that `zoo prepare concepts` wrote for these windows: concepts are read there, not computed, and
+            a `layer`, `labels`, `score` or `candidates` that is given is to be theirs.
 
     The teacher is no part of the student, its parameters or its checkpoints. Under autocast its products run in the same type as
     the student's.
@@ -61,6 +68,7 @@ class Teacher(L.Callback):
         self.extractor: ConceptExtractor | None = None
         self.kept: dict[str, WindowLabels] = {}
         self.flops: tuple[float, float] | None = None
+        self.of: dict = {}  # what is given, as plain values
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Raises FileNotFoundError or ValueError, in a sentence, where the teacher cannot be had or does not fit the data."""
@@ -69,7 +77,9 @@ class Teacher(L.Callback):
         if self.cached is not None:
             self.kept = {split: WindowLabels(self.cached, split) for split in ("train", "validation", "test")}
             data = trainer.datamodule
-            belongs(Path(self.cached), {"corpus": data.fingerprint, "context": data.context})
+            given = {key: value for key, value in {"layer": self.layer, **self.choice}.items() if value != USUAL[key]}
+            belongs(Path(self.cached), {"corpus": data.fingerprint, "context": data.context, **given})
+            self.of = read_about(Path(self.cached))
         if self.net is None:
             return
         opened, device = opened_teacher(self.net, trainer.datamodule), trainer.strategy.root_device  # the module moves later
@@ -79,14 +89,50 @@ class Teacher(L.Callback):
                 "be compared, leave logits out of `gives`."
             )
         self.teacher = opened.net.requires_grad_(False).eval().to(device)
+        self.of = self.of or {"teacher": _identity(opened), "layer": self.layer}
         if self.sae is not None:
-            sae = SparseAutoencoder.opened(self.sae).to(device)
+            sae = opened_sae(self.sae, self.layer, opened).to(device)
             self.extractor = ConceptExtractor(self.teacher, sae, self.layer, **self.choice)
-            if self.cached is not None:
-                kept = read_about(Path(self.cached))
-                belongs(Path(self.cached), about(trainer.datamodule, opened, self.extractor, kept.get("products") == "bfloat16"))
+            made = about(trainer.datamodule, opened, self.extractor, self.of.get("products") == "bfloat16")
+            if self.cached is None:
+                self.of = made
+            else:
+                belongs(Path(self.cached), made)
                 if self.gives == ["concepts"]:
                     self.teacher = self.extractor = None  # it has nothing left to do
+
+    def state_dict(self) -> dict:
+        return {"of": {key: self.of[key] for key in MEANING if key in self.of}}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError where a checkpoint was trained on what another teacher, autoencoder or score gives."""
+        if wrong := differences(self.of, {key: value for key, value in state["of"].items() if key in self.of}):
+            raise ValueError(
+                f"the checkpoint was trained with another teacher than this one, of {wrong}: give the teacher it had."
+            )
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Raises ValueError, in a sentence, where labels are of other concepts than the net's, or missing."""
+        self._refuse_others(module.net)
+        if self.kept and trainer.max_steps > 0:
+            micro_batches = trainer.max_steps * trainer.accumulate_grad_batches * trainer.world_size
+            for split, numbers in windows(trainer.datamodule, [trainer.datamodule.seed], micro_batches).items():
+                self.kept[split].refuse_missing(numbers)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._refuse_others(module.net)
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._refuse_others(module.net)
+
+    def _refuse_others(self, net: nn.Module) -> None:
+        mixer = getattr(net, "mixer", None)
+        theirs = getattr(getattr(mixer, "predictor", None), "num_embeddings", None)
+        if "concepts" in self.gives and theirs is not None and theirs != self.of.get("concepts", theirs):
+            raise ValueError(
+                f"The labels are of {self.of['concepts']} concepts and the net predicts {theirs}: give "
+                "model.init_args.net.init_args.concepts the size of the autoencoder."
+            )
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         if self.flops is None:
@@ -171,7 +217,7 @@ def about(data, teacher: Checkpoint, extractor: ConceptExtractor, bf16: bool) ->
     return {
         "corpus": data.fingerprint,
         "context": data.context,
-        "teacher": hashlib.sha256((teacher.digest + (teacher.folder / CONFIG).read_text()).encode()).hexdigest()[:16],
+        "teacher": _identity(teacher),
         "products": "bfloat16" if bf16 else "float32",
         "layer": extractor.layer,
         "autoencoder": extractor.sae.digest[:16],
@@ -180,6 +226,42 @@ def about(data, teacher: Checkpoint, extractor: ConceptExtractor, bf16: bool) ->
         "candidates": extractor.candidates,
         "labels": extractor.labels,
     }
+
+
+def _identity(teacher: Checkpoint) -> str:
+    return hashlib.sha256((teacher.digest + (teacher.folder / CONFIG).read_text()).encode()).hexdigest()[:16]
+
+
+def windows(data, seeds: list[int] | None, micro_batches: int) -> dict[str, np.ndarray]:
+    """The numbers of the windows that runs with these seeds read in so many micro-batches, and what they are scored on.
+
+    seeds None: all windows of the training split.
+    """
+    count = data.windows("train")
+    if seeds is None:
+        train = np.arange(count)
+    else:
+        train = np.unique(np.concatenate([permute(np.arange(micro_batches * data.batch), count, seed) for seed in seeds]))
+    scored = {"validation": data.val_dataloader().batches, "test": data.test_dataloader().batches}
+    return {"train": train, **{split: each.window(np.arange(each.scored)) for split, each in scored.items()}}
+
+
+def opened_sae(name: str, layer: int, teacher: Checkpoint) -> SparseAutoencoder:
+    """The autoencoder of this name (`SparseAutoencoder.opened`), for the states that the teacher has after `layer` blocks.
+
+    Raises FileNotFoundError or ValueError, in a sentence, also where it is known to be of other states.
+    """
+    made, place = SparseAutoencoder.opened(name), Path(name).expanduser() / SETTINGS
+    theirs: dict = {}
+    if place.is_file():
+        theirs = json.loads(place.read_text(encoding="utf-8"))
+    elif hook := re.search(r"blocks\.(\d+)\.hook_resid_(pre|post)$", name):
+        theirs = {"layer": int(hook[1]) + (hook[2] == "post")}
+    if wrong := differences(
+        theirs, {key: value for key, value in (("layer", layer), ("teacher", teacher.digest[:16])) if key in theirs}
+    ):
+        raise ValueError(f"The autoencoder {name} was trained on other states, of {wrong}: give the layer and teacher it is of.")
+    return made
 
 
 def opened_teacher(name: str, data) -> Checkpoint:
@@ -198,6 +280,11 @@ def opened_teacher(name: str, data) -> Checkpoint:
                 f"There is no folder {name}, and the hub does not give it ({type(error).__name__}): give a folder of the teacher."
             ) from None
     opened = open_checkpoint(folder)
+    if not isinstance(opened.net, NextToken):
+        raise ValueError(
+            f"The teacher in {name} is a {type(opened.net).__name__}, and a teacher is read as a plain next-token net: give one, "
+            "or what zoo.pretrained.to_transformers writes of it."
+        )
     if opened.tokenizer.fingerprint != data.tokenizer.fingerprint:
         raise ValueError(f"The teacher in {name} has another tokenizer than the data: give data.tokenizer its own.")
     opened.net.trunk.fits(data.context)

@@ -14,14 +14,14 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from zoo.cocomix.sae import CONFIG, SparseAutoencoder
+from zoo.cocomix.sae import CONFIG, SETTINGS, SparseAutoencoder
 from zoo.cocomix.teacher import opened_teacher
 from zoo.data.order import permute
 from zoo.data.shards import write_json
 from zoo.data.store import locked
 from zoo.nn.concepts import normalised
 
-SETTINGS = "settings.json"  # of the run, in its folder and in each checkpoint: who asks for other ones starts elsewhere
+STEP = "autoencoder-at-"  # what the folders of checkpoints are called, with the step behind it
 OVERLAY = ("model", "trainer", "last", "best", "meter", "board", "export")  # of scale overlays, which are of training runs
 GROUP = 8  # steps whose activations are shuffled together
 
@@ -87,7 +87,7 @@ def _train(net, data, folder: Path, settings: dict, steps: int, validate_every: 
     batch, seed, lr = (settings[name] for name in ("batch", "seed", "lr"))
     started = _started(folder, settings)
     if (folder / CONFIG).exists():
-        for old in folder.glob("checkpoint-*"):
+        for old in folder.glob(f"{STEP}*"):
             shutil.rmtree(old)
         print(f"autoencoder: {folder} is trained already", flush=True)
         return json.loads((folder / SETTINGS).read_text())["measured"]
@@ -109,6 +109,8 @@ def _train(net, data, folder: Path, settings: dict, steps: int, validate_every: 
         loss = trainer.step(x).loss.detach()
         trainer.n_training_steps += 1
         step = trainer.n_training_steps
+        if step % 50 == 0 or step % GROUP == 0 or step == steps:
+            _refuse_nan(sae, float(loss), step, folder)
         if step % 50 == 0 or step == steps:
             writer.add_scalar("train/loss", float(loss), step)
             writer.add_scalar("train/dead", float(trainer.dead_neurons.float().mean()), step)
@@ -124,6 +126,14 @@ def _train(net, data, folder: Path, settings: dict, steps: int, validate_every: 
     _finish(folder, sae, {**settings, "measured": measured})
     print(f"saved {folder}", flush=True)
     return measured
+
+
+def _refuse_nan(sae, loss: float, step: int, folder: Path) -> None:
+    if not np.isfinite(loss) or not all(bool(weight.isfinite().all()) for weight in sae.parameters()):
+        raise FloatingPointError(
+            f"the autoencoder is NaN or infinite at step {step}: give sae.lr a lower value and sae.out another folder; if the "
+            f"teacher's states are NaN, give another teacher (what {folder} held before is kept)."
+        )
 
 
 def _refuse(batch: int, context: int, steps: int, warmup: int, layer: int, depth: int) -> None:
@@ -225,18 +235,18 @@ def _log(writer, measured: dict[str, float], curve: Tensor, step: int) -> None:
 
 def _checkpoint(folder: Path, trainer, settings: dict) -> None:
     """Write a checkpoint beside the one before, which goes when the new one is whole."""
-    place = folder / f"checkpoint-{trainer.n_training_steps:08d}"
+    place = folder / f"{STEP}{trainer.n_training_steps:08d}"
     trainer.sae.save_model(place)
     trainer.save_trainer_state(place)
     write_json(place / SETTINGS, settings)  # last: now it counts
-    for old in folder.glob("checkpoint-*"):
+    for old in folder.glob(f"{STEP}*"):
         if old != place:
             shutil.rmtree(old)
 
 
 def _started(folder: Path, settings: dict) -> Path | None:
     """The newest whole checkpoint of these settings, if any. ValueError where the folder is of other settings."""
-    whole = sorted(place.parent for place in folder.glob(f"checkpoint-*/{SETTINGS}"))
+    whole = sorted(place.parent for place in folder.glob(f"{STEP}*/{SETTINGS}"))
     for place in [*whole, *([folder] if (folder / SETTINGS).exists() else [])]:
         theirs = json.loads((place / SETTINGS).read_text())
         wrong = [f"{key} {theirs.get(key)!r}, not {value!r}" for key, value in settings.items() if theirs.get(key) != value]
@@ -253,7 +263,7 @@ def _finish(folder: Path, sae, settings: dict) -> None:
         write_json(folder / SETTINGS, settings)
         weights.replace(folder / weights.name)
         write_json(folder / CONFIG, about)
-    for old in folder.glob("checkpoint-*"):
+    for old in folder.glob(f"{STEP}*"):
         shutil.rmtree(old)
 
 

@@ -18,6 +18,7 @@ from zoo.data.store import FULL, locked
 ABOUT = "labels.json"
 NONE = 0xFFFF  # on disk; -1 in memory
 SHARD = 1024  # windows
+ADDS = "run `zoo prepare concepts` with this run's seed, batch, devices, max_steps and eval_bytes, which adds what is missing"
 
 
 def write(
@@ -38,7 +39,8 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
             if (folder / ABOUT).exists():
-                belongs(folder, about)
+                same = {key: value for key, value in about.items() if key != "flops"}  # which says what they cost
+                belongs(folder, same, "give --out another folder, or delete this one")
             else:
                 write_json(folder / ABOUT, about)
             return sum(_write_split(folder, about, split, wanted, make, tell) for split, wanted in windows.items())
@@ -82,21 +84,23 @@ def _whole(path: Path, content: bytes) -> None:
 def read_about(folder: Path) -> dict:
     """What the labels in a folder are. Raises FileNotFoundError or ValueError in a sentence."""
     try:
-        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return found | {"context": int(found["context"]), "labels": int(found["labels"])}
     except FileNotFoundError:
         raise FileNotFoundError(f"there are no labels in {folder}: `zoo prepare concepts` writes them") from None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         raise ValueError(f"{folder / ABOUT} is damaged: delete the folder and run `zoo prepare concepts` again") from None
 
 
-def belongs(folder: Path, expected: dict) -> None:
+def belongs(folder: Path, expected: dict, remedy: str = "prepare labels for what you train on, or train on theirs") -> None:
     """Raise ValueError, naming every difference, where the labels in a folder are not what is expected of them."""
-    found = read_about(folder)
-    wrong = [f"{key} {found.get(key)!r}, not {value!r}" for key, value in expected.items() if found.get(key) != value]
-    if wrong:
-        raise ValueError(
-            f"the labels in {folder} are of {'; '.join(wrong)}: prepare labels for what you train on, or train on theirs"
-        )
+    if wrong := differences(read_about(folder), expected):
+        raise ValueError(f"the labels in {folder} are of {wrong}: {remedy}")
+
+
+def differences(found: dict, expected: dict) -> str:
+    """Where values are not what is expected, in words; empty where they are."""
+    return "; ".join(f"{key} {found.get(key)!r}, not {value!r}" for key, value in expected.items() if found.get(key) != value)
 
 
 class WindowLabels:
@@ -113,15 +117,29 @@ class WindowLabels:
         shape = self.about["context"], self.about["labels"]
         numbers, self._ids = [], []
         for path in sorted(self.folder.glob(f"{split}-*.ids")):
-            mine = np.fromfile(path.with_suffix(".windows"), "<i8")
-            if path.stat().st_size != len(mine) * shape[0] * shape[1] * 2:
-                raise RuntimeError(f"{path} is damaged: delete it and run `zoo prepare concepts` again, it alone is made anew")
+            beside = path.with_suffix(".windows")
+            mine = np.fromfile(beside, "<i8") if beside.exists() else np.empty(0, np.int64)
+            if not len(mine) or path.stat().st_size != len(mine) * shape[0] * shape[1] * 2:
+                raise RuntimeError(self._damaged(path))
             numbers.append(mine)
             self._ids.append(np.memmap(path, "<u2", "r", shape=(len(mine), *shape)).view(np.ndarray))
         self.shards = 1 + max((int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{split}-*.ids")), default=-1)
         self.numbers = np.concatenate([np.empty(0, np.int64), *numbers])  # (windows,), in the order of the shards
         self._order = np.argsort(self.numbers)
         self._ends = np.cumsum([len(mine) for mine in numbers], dtype=np.int64)
+
+    @staticmethod
+    def _damaged(path: Path) -> str:
+        return f"{path} is damaged: delete it and run `zoo prepare concepts` again, it alone is made anew"
+
+    def refuse_missing(self, windows: np.ndarray) -> None:
+        """ValueError where some of these windows (n,) have no labels."""
+        missing = np.setdiff1d(windows, self.numbers)
+        if len(missing):
+            raise ValueError(
+                f"{len(missing):,} of {len(windows):,} windows of the {self.split} split have no labels in {self.folder}, "
+                f"{missing[0]} for one: {ADDS}"
+            )
 
     def __reduce__(self):
         return WindowLabels, (self.folder, self.split)  # workers map the files anew
@@ -140,13 +158,13 @@ class WindowLabels:
         rows = self._order[place] if len(self.numbers) else place
         if not len(self.numbers) or (self.numbers[rows] != windows).any():
             lost = windows[0] if not len(self.numbers) else windows[self.numbers[rows] != windows][0]
-            raise ValueError(
-                f"window {lost} of the {self.split} split has no labels in {self.folder}: run `zoo prepare concepts` with this "
-                "run's seed, batch and max_steps, which adds those that are missing"
-            )
+            raise ValueError(f"window {lost} of the {self.split} split has no labels in {self.folder}: {ADDS}")
         ids = np.empty((len(rows), self.about["context"], self.about["labels"]), np.int64)
         shards = np.searchsorted(self._ends, rows, side="right")
         for out, row, shard in zip(ids, rows.tolist(), shards.tolist()):
             out[:] = self._ids[shard][row - int(self._ends[shard]) + len(self._ids[shard])]
         ids[ids == NONE] = -1
+        if ids.max(initial=-1) >= self.about.get("concepts", NONE):
+            wrong = self.folder / f"{self.split}-*.ids"
+            raise RuntimeError(f"{wrong} hold numbers of no concept: delete {self.folder} and run `zoo prepare concepts` again")
         return ids

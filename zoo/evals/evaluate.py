@@ -90,12 +90,6 @@ def evaluate(
     from zoo.evals.harness import Harness
 
     results: dict[str, Any] = {}
-    for task in loaded:
-        model = Harness(
-            net, opened.tokenizer, batch=batch, heads=most if heads is None else heads, prefix=opened.prefix, seed=seed
-        )
-        results[task.name] = run(task, model, limit)
-    print(table(results))
     record = {
         "what": "evaluate",
         "command": command,
@@ -115,10 +109,20 @@ def evaluate(
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    if out is not None:
-        return save(record, out)
     home = opened.folder.parent if opened.folder.name == "pretrained" else opened.folder
-    return save(record, home / f"evaluate-{_stem(names)}.json")
+    place = out or home / f"evaluate-{_stem(names)}.json"
+    try:
+        for task in loaded:
+            model = Harness(
+                net, opened.tokenizer, batch=batch, heads=most if heads is None else heads, prefix=opened.prefix, seed=seed
+            )
+            results[task.name] = run(task, model, limit)
+    except BaseException:  # also a key that is pressed: what was measured is kept
+        if results:
+            print(table(results), f"{', '.join(results)}: kept in {save(record, place)}", sep="\n", flush=True)
+        raise
+    print(table(results))
+    return save(record, place)
 
 
 def _device(name: str) -> torch.device:
@@ -190,6 +194,17 @@ def _stem(names: Sequence[str]) -> str:
     return "+".join(stems) if len("+".join(stems)) <= 100 else f"{stems[0]}+{len(stems) - 1}-more"
 
 
+def _give_name(draft: str, place: Path) -> None:
+    """Unlike a rename, FileExistsError when the name is taken."""
+    try:
+        os.link(draft, place)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        open(place, "x").close()
+        os.replace(draft, place)
+
+
 def save(record: dict[str, Any], path: Path) -> Path:
     """Write the record; the file appears whole or not at all, and replaces nothing: where `path` is taken, ….2.json and on."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,10 +218,10 @@ def save(record: dict[str, Any], path: Path) -> Path:
         again, place = 1, path
         while True:
             try:
-                os.link(draft, place)  # unlike a rename, fails when the name is taken
+                _give_name(draft, place)
                 return place
             except FileExistsError:
                 again += 1
                 place = path.with_name(f"{path.stem}.{again}{path.suffix}")
     finally:
-        os.unlink(draft)
+        Path(draft).unlink(missing_ok=True)

@@ -55,7 +55,7 @@ def test_it_learns_goes_on_after_a_kill_and_is_left_alone_when_finished(home, mo
     monkeypatch.setattr(training, "_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
         main(words(home))
-    assert [place.name for place in (home / "sae").glob("checkpoint-*")] == ["checkpoint-00000016"]
+    assert [place.name for place in (home / "sae").glob("autoencoder-at-*")] == ["autoencoder-at-00000016"]
     monkeypatch.setattr(training, "_checkpoint", save)
     with pytest.raises(SystemExit, match=r"is of latents 64, not 32; lr 0\.005, not 0\.1: give sae\.out another folder"):
         main(words(home, "--sae.latents=32", "--sae.lr=0.1"))

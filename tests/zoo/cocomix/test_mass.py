@@ -129,6 +129,11 @@ def trained(home):  # noqa: F811
     return home
 
 
+def measured(callback, trainer, module):
+    callback.on_test_start(trainer, module)
+    callback.on_test_epoch_end(trainer, module)
+
+
 def test_the_callback_logs_what_score_says(trained):
     data = lightning(["prepare", "-c", str(trained / "recipe.yaml")]).datamodule
     data.setup()
@@ -139,7 +144,7 @@ def test_the_callback_logs_what_score_says(trained):
     trainer = SimpleNamespace(world_size=1, datamodule=data)
     sizes = {"concepts": 6, "others": 4, "least": 2, "prompts": ("text 1", "a"), "everywhere": False}
     given = {"labels": str(trained / "out"), "teacher": str(trained / "net"), "sae": str(trained / "sae"), "layer": 2}
-    SteeringScore(**given, **sizes).on_test_epoch_end(trainer, module)
+    measured(SteeringScore(**given, **sizes), trainer, module)
     assert (trained / "out" / CARDS).exists()  # made, for they were missing
     picked = picks(prepared(trained / "out", data), 6, 4, 2)
     found = score(SteerableCoCoMix(net), [list(b"text 1"), [97]], picked, 4.0, everywhere=False)
@@ -153,7 +158,7 @@ def test_the_callback_logs_what_score_says(trained):
     assert len(logged) == 11
     student, same = logged["test/steering"], found.mean
     cli(words(trained, "--seeds", "0", "--score", "activation", "--out", str(trained / "active")))
-    SteeringScore(**given, teacher_labels=str(trained / "active"), **sizes).on_test_epoch_end(trainer, module)
+    measured(SteeringScore(**given, teacher_labels=str(trained / "active"), **sizes), trainer, module)
     theirs = picks(prepared(trained / "active", data), 6, 4, 2)
     found = score(other, [list(b"text 1"), [97]], theirs, 4.0, everywhere=False)
     assert theirs != picked and logged["test/steering"] == student
@@ -165,12 +170,12 @@ def test_the_callback_logs_what_score_says(trained):
         (given | {"rows": 0}, "at least 1"),
     ):
         with pytest.raises(ValueError, match=said):
-            SteeringScore(**wrong, **sizes).on_test_epoch_end(trainer, module)
+            SteeringScore(**wrong, **sizes).on_test_start(trainer, module)
     with pytest.raises(ValueError, match="one process"):
-        SteeringScore(**given).on_test_epoch_end(SimpleNamespace(world_size=2), module)
+        SteeringScore(**given).on_test_start(SimpleNamespace(world_size=2), module)
     module.net = CoCoMix(257, 16, dim=16, layers=3, heads=2, insert=1, concepts=40, keep=5)
     with pytest.raises(ValueError, match="of 48 concepts and the net has 40"):
-        SteeringScore(given["labels"], **sizes).on_test_epoch_end(trainer, module)
+        SteeringScore(given["labels"], **sizes).on_test_start(trainer, module)
 
 
 def test_labels_are_compared_with_labels_made_otherwise(trained):
@@ -180,7 +185,7 @@ def test_labels_are_compared_with_labels_made_otherwise(trained):
     module = SimpleNamespace(device=torch.device("cpu"), log=lambda name, value: logged.update({name: value}))
     given = {"teacher": str(trained / "net"), "sae": str(trained / "sae"), "layer": 2, "labels": 2}
     callback = LabelAgreement(**given, windows=3, exact_windows=2)
-    callback.on_test_epoch_end(SimpleNamespace(datamodule=data), module)
+    measured(callback, SimpleNamespace(datamodule=data), module)
     net, sae = from_pretrained(trained / "net"), SparseAutoencoder.load(trained / "sae")
     count = data.windows("test")
     starts = [0, count // 3 * 16, 2 * count // 3 * 16]
