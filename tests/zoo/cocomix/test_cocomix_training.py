@@ -89,3 +89,12 @@ def test_what_cannot_work_is_said(home, wrong, said):
 def test_a_recipe_that_is_not_there_is_said(tmp_path):
     with pytest.raises(SystemExit, match=r"there is no recipe nothing\.yaml"):
         main(["prepare", "sae", "-c", "nothing.yaml"])
+
+
+def test_an_autoencoder_that_is_nan_is_neither_kept_nor_counted_as_trained(home):
+    with pytest.raises(SystemExit, match=r"the autoencoder is NaN or infinite at step \d+: give sae.lr a lower value"):
+        main(words(home, "--sae.lr=1e30"))
+    (home / "sae" / "checkpoint-7").mkdir()  # somebody else's
+    assert not (home / "sae" / "cfg.json").exists()
+    main(words(home))  # nothing of the lost run is in the way
+    assert (home / "sae" / "cfg.json").exists() and (home / "sae" / "checkpoint-7").exists()

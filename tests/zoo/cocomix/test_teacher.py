@@ -1,5 +1,6 @@
 """The teacher beside the student: what it adds to a batch, and what it refuses."""
 
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from tests.zoo.cocomix.test_sae import D, saved
 from zoo.cocomix.attribution import NONE, ConceptExtractor
 from zoo.cocomix.net import CoCoMix
 from zoo.cocomix.sae import SparseAutoencoder
-from zoo.cocomix.teacher import Teacher, about, opened_teacher, reading_flops
+from zoo.cocomix.teacher import Teacher, about, opened_sae, opened_teacher, reading_flops
 from zoo.data.labels import write
 from zoo.data.tokenizer import Bytes, train_bpe
 from zoo.ntp import NextToken
@@ -162,3 +163,75 @@ def test_a_teacher_that_is_nowhere_is_said(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *names, **settings: (_ for _ in ()).throw(OSError("offline")))
     with pytest.raises(FileNotFoundError, match=r"no folder nobody/nothing, and the hub does not give it \(OSError\)"):
         ready(Teacher("nobody/nothing", ["logits"]))
+
+
+def test_only_a_plain_net_is_a_teacher(home):
+    given = {"dim": 16, "layers": 3, "heads": 2, "insert": 1, "concepts": 48, "keep": 5}
+    save_pretrained(CoCoMix(257, T, **given), home / "student", home / "net" / "tokenizer")
+    with pytest.raises(ValueError, match="is a CoCoMix, and a teacher is read as a plain next-token net"):
+        ready(Teacher(str(home / "student"), ["logits"]))
+
+
+def test_an_autoencoder_of_other_states_is_refused(home):
+    settings, name = home / "sae" / "settings.json", str(home / "sae")
+    opened = opened_teacher(str(home / "net"), SimpleNamespace(context=T, tokenizer=Bytes()))
+    opened_sae(name, 1, opened)  # one that says nothing of its training
+    settings.write_text(json.dumps({"layer": 2, "teacher": opened.digest[:16]}))
+    opened_sae(name, 2, opened)
+    with pytest.raises(ValueError, match="trained on other states, of layer 2, not 1: give the layer and teacher"):
+        ready(Teacher(str(home / "net"), ["concepts"], name, layer=1))
+    settings.write_text(json.dumps({"layer": 2, "teacher": "another"}))
+    with pytest.raises(ValueError, match="of teacher 'another', not "):
+        opened_sae(name, 2, opened)
+
+
+def test_a_release_says_its_layer(home, monkeypatch):
+    made = SparseAutoencoder.load(home / "sae")
+    monkeypatch.setattr(SparseAutoencoder, "released", lambda release, name: made)
+    opened = opened_teacher(str(home / "net"), SimpleNamespace(context=T, tokenizer=Bytes()))
+    assert opened_sae("some-v5/blocks.1.hook_resid_post", 2, opened) is made
+    with pytest.raises(ValueError, match="of layer 1, not 2"):
+        opened_sae("some-v5/blocks.1.hook_resid_pre", 2, opened)
+
+
+def test_labels_of_another_size_and_missing_ones_are_refused_before_a_run(home):
+    asked = Teacher(str(home / "net"), ["concepts"], str(home / "sae"), layer=2)
+    trainer = ready(asked)
+    net = CoCoMix(257, T, dim=16, layers=3, heads=2, insert=1, concepts=40, keep=5)
+    for start in (asked.on_fit_start, asked.on_validation_start, asked.on_test_start):
+        with pytest.raises(ValueError, match="The labels are of 48 concepts and the net predicts 40: give model"):
+            start(trainer, SimpleNamespace(net=net))
+    of = about(trainer.datamodule, opened_teacher(str(home / "net"), trainer.datamodule), asked.extractor, bf16=False)
+    labels = lambda split, n: np.zeros((len(n), T, 4), np.int64)
+    write(
+        home / "kept", of, {"train": np.arange(12), "validation": np.arange(2), "test": np.arange(1)}, labels, lambda line: None
+    )
+    with pytest.raises(ValueError, match="layer 2, not 1"):
+        ready(Teacher(None, ["concepts"], cached=str(home / "kept"), layer=1))
+    reader = Teacher(None, ["concepts"], cached=str(home / "kept"))
+    trainer, data = ready(reader), trainer.datamodule
+    scored = SimpleNamespace(batches=SimpleNamespace(scored=2, window=lambda numbers: numbers))
+    data = trainer.datamodule
+    data.windows, data.batch, data.seed = lambda split: 12, 3, 0
+    data.val_dataloader = data.test_dataloader = lambda: scored
+    trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size = 2, 1, 1
+    module = SimpleNamespace(net=CoCoMix(257, T, dim=16, layers=3, heads=2, insert=1, concepts=48, keep=5))
+    with pytest.raises(
+        ValueError, match=r"1 of 2 windows of the test split have no labels .* 1 for one: run `zoo prepare concepts`"
+    ):
+        reader.on_fit_start(trainer, module)
+    write(home / "kept", of, {"test": np.arange(2)}, labels, lambda line: None)
+    reader = Teacher(None, ["concepts"], cached=str(home / "kept"))
+    reader.setup(trainer, SimpleNamespace(vocab=257), "fit")
+    reader.on_fit_start(trainer, module)
+
+
+def test_a_run_goes_on_with_the_teacher_that_it_began_with(home):
+    first = Teacher(str(home / "net"), ["concepts"], str(home / "sae"), layer=2)
+    ready(first)
+    state = first.state_dict()
+    first.load_state_dict(state)
+    other = Teacher(str(home / "net"), ["concepts"], str(home / "sae"), layer=2, score="random")
+    ready(other)
+    with pytest.raises(ValueError, match="another teacher than this one, of score 'random', not 'attribution': give the teacher"):
+        other.load_state_dict(state)

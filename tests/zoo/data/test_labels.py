@@ -68,7 +68,10 @@ def test_other_labels_are_told_apart_by_every_difference(tmp_path):
     write(tmp_path, ABOUT, {"train": np.arange(2)}, made, lambda line: None)
     with pytest.raises(ValueError, match="are of teacher 'a', not 'b'; score 'attribution', not 'random': prepare labels"):
         WindowLabels(tmp_path, "train", {"teacher": "b", "score": "random", "context": 3})
-    with pytest.raises(ValueError, match="teacher 'a', not 'b'"):
+    assert (
+        write(tmp_path, ABOUT | {"flops": 7.0}, {"train": np.arange(2)}, made, lambda line: None) == 0
+    )  # what they cost is no difference
+    with pytest.raises(ValueError, match="teacher 'a', not 'b': give --out another folder, or delete this one"):
         write(tmp_path, ABOUT | {"teacher": "b"}, {"train": np.arange(9)}, made, lambda line: None)
 
 
@@ -82,9 +85,23 @@ def test_damage_is_said(tmp_path):
         WindowLabels(tmp_path, "train")
     shard.unlink()
     assert write(tmp_path, ABOUT, {"train": np.arange(6)}, made, lambda line: None) == 2
-    (tmp_path / labels.ABOUT).write_text("{")
-    with pytest.raises(ValueError, match="is damaged: delete the folder"):
+    for name, content in (("train-00001.windows", b""), ("train-00001.ids", b"")):  # one after the other: then both are empty
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RuntimeError, match=r"train-00001\.ids is damaged: delete it"):
+            WindowLabels(tmp_path, "train")
+    (tmp_path / "train-00001.windows").unlink()
+    with pytest.raises(RuntimeError, match=r"train-00001\.ids is damaged: delete it"):
         WindowLabels(tmp_path, "train")
+    for content in ("{", "{}", "[]"):
+        (tmp_path / labels.ABOUT).write_text(content)
+        with pytest.raises(ValueError, match="is damaged: delete the folder"):
+            WindowLabels(tmp_path, "train")
+
+
+def test_numbers_of_no_concept_are_said(tmp_path):
+    write(tmp_path, ABOUT | {"concepts": 2}, {"train": np.arange(6)}, lambda split, n: made(split, n) * 0 + 2, lambda line: None)
+    with pytest.raises(RuntimeError, match="hold numbers of no concept: delete"):
+        WindowLabels(tmp_path, "train")[np.arange(2)]
 
 
 def test_ids_that_do_not_fit_and_a_full_disk_are_said(tmp_path, monkeypatch):

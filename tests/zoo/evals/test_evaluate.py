@@ -1,6 +1,7 @@
 """`zoo evaluate` from the command line: folders it opens, table, record, one sentence per mistake."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from zoo.__main__ import main
 from zoo.data.tokenizer import Bytes, train_bpe
+from zoo.evals import evaluate
 from zoo.evals.checkpoint import open_checkpoint
 from zoo.evals.evaluate import metrics, table
 from zoo.mtp.net import MTP
@@ -102,6 +104,24 @@ def test_records_are_never_overwritten(run, capsys):
         "evaluate-piqa.json",
     ]
     assert "exists, and records are never overwritten" in fails(run, "--out", str(run / "run" / "evaluate-piqa.json"))
+
+
+def test_what_was_measured_is_kept_when_a_later_task_fails(run, capsys, monkeypatch):
+    whole = evaluate.run
+
+    def dying(task, model, limit):
+        if task.name == "nq_open":
+            raise KeyboardInterrupt
+        return whole(task, model, limit)
+
+    monkeypatch.setattr(evaluate, "run", dying)
+    monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(PermissionError("no hard links here")))
+    for name in ("evaluate-piqa+nq_open.json", "evaluate-piqa+nq_open.2.json"):
+        with pytest.raises(KeyboardInterrupt):
+            main(words(run, "--limit", "1"))
+        assert f"piqa: kept in {run / 'run' / name}" in capsys.readouterr().out
+        assert list(json.loads((run / "run" / name).read_text())["tasks"]) == ["piqa"]
+    assert not list((run / "run").glob(".*"))
 
 
 def fails(run, *more: str, command: list[str] | None = None) -> str:
