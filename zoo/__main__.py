@@ -56,6 +56,9 @@ def main(args: list[str] | None = None, callbacks: Iterable = ()):
     if verb not in {**LIGHTNING, **OWN}:
         sys.exit(f"zoo: there is no verb {verb!r}{did_you_mean(verb, [*LIGHTNING, *OWN])}")
     if verb in LIGHTNING:
+        asked = [word for before, word in zip(["", *args], args) if "--ckpt_path" in (before, word.split("=")[0])]
+        if any("://" in word for word in asked):  # Lightning would unpickle whatever it is
+            sys.exit("zoo: --ckpt_path is a file on a disk, which is read without running what is in it: fetch it first.")
         from zoo.cli import main as run
 
         return run(args, callbacks)

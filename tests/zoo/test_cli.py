@@ -157,6 +157,11 @@ def test_missing_recipe_and_unknown_verb(tmp_path, capsys):
     assert "did you mean 'fit'" in fails(capsys, ["fti"])
 
 
+@pytest.mark.parametrize("given", [["--ckpt_path=https://a.b/last.ckpt"], ["--ckpt_path", "s3://a/last.ckpt"]])
+def test_a_checkpoint_of_the_network_is_not_unpickled(tmp_path, capsys, given):
+    assert "is a file on a disk" in fails(capsys, [*words(tmp_path), *given])
+
+
 def test_truncated_shard_names_itself(fitted, capsys):
     _, folder = fitted
     shard = next((folder / "data").rglob("*train*.bin"))
