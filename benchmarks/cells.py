@@ -94,8 +94,8 @@ class Results:
         metrics = {key: metric for metric in self.spec.metrics for key in metric.keys}
         directions: dict[str, str] = {key: metric.direction for key, metric in metrics.items()}
         errors = {key: metric.error for key, metric in metrics.items()}
-        cells = [self.cells if self.can_judge(claim) else {} for claim in self.spec.claims]
-        return [verdict.judge(claim, *each, directions, errors, self.curves) for claim, *each in zip(self.spec.claims, cells)]
+        judged = [(claim, self.cells if self.can_judge(claim) else {}) for claim in self.spec.claims]
+        return [verdict.judge(claim, cells, directions, errors, self.curves) for claim, cells in judged]
 
     def can_judge(self, claim: Claim) -> bool:
         """Whether this scale is one at which the claim can be judged."""
