@@ -6,7 +6,7 @@ from pathlib import Path
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.sonar.adapted import CODEBOOKS
 from zoo.sonar.saved import save
-from zoo.sonar.space import Space
+from zoo.sonar.space import with_data
 
 
 def main(words: list[str]) -> dict[str, float]:
@@ -21,13 +21,7 @@ def main(words: list[str]) -> dict[str, float]:
     parser.add_argument("--steps", type=int, default=20, help="rounds of k-means per codebook (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given, rest = parser.parse_known_args(words)
-    from zoo.cli import main as lightning  # takes seconds, and --help need not wait
-
-    data = lightning(["prepare", *rest]).datamodule
-    data.setup()
-    space, out = Space.opened(given.space), Path(given.out)
-    if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
-        raise ValueError(f"{given.space} has another tokenizer than these data: give data.tokenizer the same folder.")
+    (space, data), out = with_data(given.space, rest), Path(given.out)
     vectors = data.vectors(space.encoder, given.sentences)  # (N, E)
     quantizer = ResidualQuantizer(space.width, given.books, given.units)
     print(f"codebooks: {given.books} of {given.units:,} centroids, fitted to {len(vectors):,} vectors", flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from zoo.evals.autobleu import AutoBLEU
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar.cards import write_space
-from zoo.sonar.space import Space
+from zoo.sonar.space import Space, with_data
 
 ABOUT = "about.json"
 
@@ -27,13 +27,7 @@ def main(words: list[str]) -> dict[str, float]:
     )
     parser.add_argument("--scored", type=int, default=300, help="held-out sentences per length that are measured (default: 300)")
     given, rest = parser.parse_known_args(words)
-    from zoo.cli import main as lightning  # takes seconds, and --help need not wait
-
-    data = lightning(["prepare", *rest]).datamodule
-    data.setup()
-    space, out = Space.opened(given.run), Path(given.out)
-    if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
-        raise ValueError(f"{given.run} has another tokenizer than these data: give the recipe and the settings of its run.")
+    (space, data), out = with_data(given.run, rest), Path(given.out)
     normalizer = Normalizer.fitted(data.vectors(space.encoder, given.sentences))
     write_space(out, space.encoder, space.decoder, space.tokenizer, given.name, normalizer=normalizer)
     shipped = Space.opened(out)  # as it is read from now on, in half precision

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from zoo.sonar.folder import CONFIG, open_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.search import beam_search, greedy
 from zoo.sonar.tokens import EOS, PAD, Tokenizer
+
+if TYPE_CHECKING:
+    from zoo.sonar.data import AutoEncoding
 
 WORTH = 512  # tokens from which on packing the weights (zoo.nn.packed, on a CPU) costs less than it saves
 
@@ -189,3 +193,15 @@ def batches(rows: Sequence[Sequence[int]], budget: int) -> Iterator[tuple[Tensor
         tokens = torch.tensor([[*rows[i], *[PAD] * (longest - length)] for i, length in zip(chosen, lengths)])
         yield torch.tensor(chosen), tokens, None if lengths[-1] == longest else torch.tensor(lengths)
         start += len(chosen)
+
+
+def with_data(folder: str, words: list[str]) -> tuple[Space, "AutoEncoding"]:
+    """A space, and the data that the words of `zoo prepare` name. Raises ValueError where their pieces are not the space's."""
+    from zoo.cli import main as lightning  # takes seconds, and --help need not wait
+
+    data = lightning(["prepare", *words]).datamodule
+    data.setup()
+    space = Space.opened(folder)
+    if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
+        raise ValueError(f"{folder} has another tokenizer than these data: give data.tokenizer the same folder.")
+    return space, data
