@@ -26,8 +26,10 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def no_profiler_stays_on():
-    """A run that fails in its first two steps leaves the Meter's profiler on, and every later test would fill its memory."""
+    """What a run that failed leaves on would follow every later test, and fill the memory."""
     yield
-    if torch.autograd._profiler_enabled():
+    on = torch.autograd._profiler_enabled()
+    if on:
         torch.autograd._disable_profiler()
         torch.autograd.profiler._is_profiler_enabled = False
+    assert not on

@@ -111,22 +111,27 @@ def busy_seconds() -> tuple[float, float]:
 class Meter(L.Callback):
     """Measures tokens/s, FLOP/s and memory; leaves the sums in `module.measured` for the benchmark runner.
 
-    parameters · tokens · epochs (passes over the training text) · seconds, tokens_per_second and step_seconds (median of an
-    optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the first two micro-steps · flops
-    · peak_memory_mib, of the process or the card · allocated_mib, the highest that torch's allocator held in a step
-    (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth of a core.
+    parameters · tokens (predicted positions) · epochs (passes over the training text) · seconds, tokens_per_second and
+    step_seconds (median of an optimizer step, all its micro-steps and the optimizer's own time; on a GPU the mean) without the
+    first two micro-steps · flops · peak_memory_mib, of the process or the card · allocated_mib, the most that torch's allocator
+    held in a step (`AllocatedPeak`) · crowd, the cores that other processes kept busy meanwhile: times mean little above a tenth
+    of a core. It is the first of a run's callbacks, so that its times hold what a teacher takes.
     """
 
+    peak: AllocatedPeak | None = None
+
+    def setup(self, trainer, module, stage: str) -> None:
+        """Go before all others, whose order stays. (Those behind are set up next, as they would have been.)"""
+        trainer.callbacks.sort(key=lambda each: each is not self)
+
     def on_fit_start(self, trainer, module) -> None:
-        self.micro_steps = self.seconds = self.step = 0
-        self.flops, self.peak, self.times = None, None, []
+        self.micro_steps = self.seconds = self.step = self.timed = 0
+        self.flops, self.peak, self.start, self.times = None, None, None, []
         reset_peak_memory(module.device)
         module.measured = {"parameters": sum(p.numel() for p in module.net.parameters())}
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        if self.flops is None:
-            self.tokens = batch["tokens"].shape[0] * module.context
-            self.flops = training_flops(lambda: module._make_net(module.vocab, module.context), batch)
+        if self.start is None:
             self.start, self.began, self.busy = batch_idx, time.perf_counter(), busy_seconds()
         if module.device.type == "cpu":
             self._profile(trainer, module, batch_idx - self.start)
@@ -156,26 +161,34 @@ class Meter(L.Callback):
         )
         if cuda and (log or batch_idx == self.start + 1):
             torch.cuda.synchronize()  # kernels run behind the clock; those of the first steps must not fall into the next ones
+        rows, length = batch["tokens"].shape
+        tokens = rows * (length - module.net.ahead)
+        if self.flops is None:  # here, where the batch has all that a teacher adds to it
+            self.tokens, self.seen = tokens, batch_idx * tokens  # those before a resumption are taken to be like this one
+            self.flops = training_flops(lambda: module._make_net(module.vocab, module.context), batch)
+        self.seen += tokens
         if self.start + 2 > batch_idx:
             return  # the first steps pay for allocations, kernels and the profiler
         spent = time.perf_counter() - self.clock
         if self.peak is None:  # the profiler's own time is not the net's
             self.seconds += spent
             self.micro_steps += 1
+            self.timed += tokens
             self.step += spent
             if (batch_idx + 1) % each == 0:  # the optimizer's step falls into the last micro-step
                 whole = self.micro_steps >= each
                 self.times += [self.step] * whole
                 self.step = 0
-        rate = self.micro_steps * self.tokens * trainer.world_size / max(self.seconds, 1e-9)
+        rate = self.timed * trainer.world_size / max(self.seconds, 1e-9)
+        seen = self.seen * trainer.world_size
         machine, own = (now - then for now, then in zip(busy_seconds(), self.busy))
         module.measured |= {
-            "tokens": (batch_idx + 1) * self.tokens * trainer.world_size,
-            "epochs": trainer.datamodule.epochs_seen((batch_idx + 1) * self.tokens * trainer.world_size),
+            "tokens": seen,
+            "epochs": trainer.datamodule.epochs_seen(seen),
             "seconds": self.seconds,
             "tokens_per_second": rate,
             "step_seconds": self.step_seconds(each, cuda),
-            "flops": self.flops * (batch_idx + 1) * trainer.world_size,
+            "flops": self.flops * seen // self.tokens,  # batches may differ in length
             "peak_memory_mib": peak_memory_mib(module.device),
             "crowd": None if math.isnan(machine) else max(0.0, machine - own) / (time.perf_counter() - self.began),
         }
@@ -193,3 +206,8 @@ class Meter(L.Callback):
     def on_train_end(self, trainer, module) -> None:
         if self.peak:  # a run of two optimizer steps ends inside the profile
             self._note(module)
+
+    def on_exception(self, trainer, module, exception) -> None:
+        if self.peak:  # a profiler that stays on would follow whatever the process does next
+            self.peak.stop()
+            self.peak = None

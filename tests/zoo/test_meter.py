@@ -1,8 +1,11 @@
 import os
 import time
+from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
 
 from zoo import meter
@@ -72,6 +75,51 @@ def test_memory_of_a_run_is_that_of_its_tensors(tmp_path, accumulate, most):
     weights = 4 * cli.model.measured["parameters"] / 2**20
     assert 4 * weights < cli.model.measured["allocated_mib"] < most * weights
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("pretrained"))
+
+
+def test_batches_of_several_lengths_are_counted_one_by_one():
+    """As of sentences: two rows of 4, 8, 12 and 4 predicted tokens; the first two are not timed; a resumed run adds what was."""
+    callback, lengths = meter.Meter(), [4, 8, 12, 4]
+    net = SimpleNamespace(ahead=1, parameters=list)
+    module = SimpleNamespace(net=net, device=torch.device("cpu"), measured={}, log=lambda *given: None)
+    module._make_net = lambda vocab, context: Scale()
+    module.vocab = module.context = module.measured = None
+    trainer = SimpleNamespace(accumulate_grad_batches=1, world_size=2, optimizers=[SimpleNamespace(state={})])
+    module.parameters = module.buffers = list
+    trainer._logger_connector = SimpleNamespace(should_update_logs=False)
+    trainer.datamodule = SimpleNamespace(epochs_seen=lambda tokens: tokens / 8)
+    callback.on_fit_start(trainer, module)
+    for step, length in enumerate(lengths):
+        batch = {"tokens": torch.zeros(2, length + 1)}
+        callback.on_train_batch_start(trainer, module, batch, step)
+        callback.on_train_batch_end(trainer, module, None, batch, step)
+    found = module.measured
+    assert found["tokens"] == 2 * 2 * sum(lengths) and found["epochs"] == found["tokens"] / 8
+    assert found["tokens_per_second"] == pytest.approx(2 * 2 * (12 + 4) / found["seconds"])
+    assert found["flops"] == callback.flops * sum(lengths) // lengths[0] * 2 and callback.flops > 0
+
+
+class Scale(nn.Linear):
+    def __init__(self):
+        super().__init__(5, 3)
+
+    def forward(self, batch):
+        return {"loss": super().forward(batch["tokens"]).sum()}
+
+
+def test_it_goes_before_all_other_callbacks_and_each_is_set_up_once():
+    """Those of `trainer.callbacks` come before it otherwise, and what a teacher takes before a step would not be timed."""
+    calls = []
+
+    class Other(L.Callback):
+        def setup(self, trainer, module, stage):
+            calls.append(self)
+
+    others, callback = [Other(), Other(), Other()], meter.Meter()
+    given = [*others[:2], callback, others[2]]
+    trainer = L.Trainer(callbacks=given, logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(BoringModel(), verbose=False)
+    assert calls == others and trainer.callbacks[:4] == [callback, *others]
 
 
 def test_the_machines_time_holds_this_process_time():
