@@ -184,7 +184,13 @@ def show(specs: list[Spec], scale: str, device: Device, mfu: float, devices: int
     first: dict[str, str] = {}  # key of a run -> who asked for it first
     limit = f", {USABLE:.0%} of its {device.memory:g} GiB in use" if device.memory else ""
     for spec in specs:
-        found = plans(spec, scale, device, mfu, devices)
+        try:
+            found = plans(spec, scale, device, mfu, devices)
+        except ValueError as error:
+            if len(specs) == 1:
+                raise
+            print(f"{spec.name}: {error}\n")
+            continue
         print(f"{spec.name} at scale {scale}: {spec.title}", *table(found), "", sep="\n")
         for plan in found:
             for run in plan.runs:

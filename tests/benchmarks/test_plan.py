@@ -148,6 +148,20 @@ def test_seeds_are_one_line_and_the_same_run_counts_once(spec, capsys):
     assert f"{3 * sum(flops):.3g} FLOPs" in total
 
 
+def test_nets_that_learn_from_a_teacher_are_planned_with_what_it_gives():
+    """Concepts (their kept logits get gradients) and states; FLOPs and memory of the doubled sequence are in the plan."""
+    rows = {row.runs[0].row: row for row in plan.plans(load("figure-cocomix-6b"), "smoke", H100, 0.4)}
+    assert rows["cocomix"].work.flops > 1.2 * rows["ntp"].work.flops
+    assert all(rows[name].fit.memory > rows["ntp"].fit.memory for name in ("cocomix", "l2", "cosine"))
+
+
+def test_sentences_are_not_planned_and_the_rest_is(spec, capsys):
+    plan.show([load("figure-lcm-14"), spec({"two": SMALL}, {"smoke": {"seeds": [0]}})], "smoke", H100, 0.4, None, None)
+    printed = capsys.readouterr().out
+    assert "figure-lcm-14: run: batches of sentences" in printed and printed.count("zoo fit") == 1
+    assert plan.main(["figure-lcm-14", "--scale", "smoke"]) == 2
+
+
 def test_what_fits_nowhere_says_so_and_the_rest_is_planned(spec, capsys):
     made = spec({"two": SMALL, "wide": {**SMALL, "model.init_args.net.init_args.dim": 256}}, {"smoke": {"seeds": [0]}})
     rows = plan.plans(made, "smoke", H100, 0.4)

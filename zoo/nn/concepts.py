@@ -226,8 +226,8 @@ class _Predict(torch.autograd.Function):
         if grad_logits is not None:
             found = [accumulator(x) if g is None and wanted else g
                      for x, g, wanted in zip((hidden, weight, weight[:, 0]), found, ctx.needs_input_grad)]  # fmt: skip
-            for part in torch.arange(len(hidden)).split(ctx.chunk):
-                _scatter(found, hidden, weight, ids, grad_logits, slice(int(part[0]), int(part[-1]) + 1))
+            for start in range(0, len(hidden), ctx.chunk):
+                _scatter(found, hidden, weight, ids, grad_logits, slice(start, start + ctx.chunk))
         return *(g if g is None else g.to(kind) for g, kind in zip(found, ctx.types)), None, None, None, None
 
 
