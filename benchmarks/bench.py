@@ -1,6 +1,6 @@
 """`python -m benchmarks.bench [--quick]`: our speed and memory beside their anchors, each against its target.
 
-bench_nets.py, bench_cocomix.py, bench_decode.py and bench_data.py measure: `main(quick)` of each returns rows
+bench_nets.py, bench_cocomix.py, bench_decode.py, bench_data.py and bench_sonar.py measure: `main(quick)` of each returns rows
 {name, ours, anchor, ratio, target, unit, ok}.
 """
 
@@ -26,9 +26,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small shapes, few rounds: that it works, not how fast")
     quick = parser.parse_args().quick
-    from benchmarks import bench_cocomix, bench_data, bench_decode, bench_nets
+    from benchmarks import bench_cocomix, bench_data, bench_decode, bench_nets, bench_sonar
 
-    rows = [row for each in (bench_nets, bench_cocomix, bench_decode, bench_data) for row in each.main(quick)]
+    rows = [row for each in (bench_nets, bench_cocomix, bench_decode, bench_data, bench_sonar) for row in each.main(quick)]
     print(*table(["name", "ours", "anchor", "ratio", "target", "met"], [cells(row) for row in rows]), sep="\n")
     path = ROOT / "runs" / "bench.json"
     path.parent.mkdir(exist_ok=True)

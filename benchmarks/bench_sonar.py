@@ -1,7 +1,8 @@
 """Speed of the sentence space: its part of `python -m benchmarks.bench [--quick]`.
 
 `Space.encode` beside sonar-space's own `predict` at its default batch size: the same weights, and the same sentences of mixed
-lengths. The weights are random: what an encoder says does not change how long it takes.
+lengths. `ResidualQuantizer.encode` beside vector-quantize-pytorch's ResidualVQ: the same codebooks and vectors. All of them
+are random: what they say does not change how long it takes.
 """
 
 import pydoc_data.topics
@@ -14,6 +15,7 @@ import torch
 
 from benchmarks.bench_decode import best
 from benchmarks.bench_nets import row
+from zoo.nn.rvq import ResidualQuantizer
 from zoo.sonar.net import TextEncoder
 from zoo.sonar.space import Space
 from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
@@ -26,6 +28,8 @@ SHAPES = {
 QUICK = {"dim": 32, "layers": 2, "heads": 4, "hidden": 64}
 COUNTS = {"6 x 1024": 160, "2 x 256": 1200}
 PIECES = 2000
+# Codebooks, centroids of each, width, vectors, and the least ratio to ResidualVQ in wall-clock time.
+CODES = {"8 x 8192": (8, 8192, 1024, 512, ">= 1.2"), "64 x 8192": (64, 8192, 1024, 256, ">= 1.5")}
 
 
 def sentences(count: int) -> list[str]:
@@ -81,12 +85,38 @@ def _sides(shape: dict, folder: Path):
     return spaces, TextToEmbeddingModelPipeline(model, theirs)
 
 
+def quantizing(name: str, quick: bool, rounds: int) -> list[dict]:
+    """Vectors per second that are coded, their codes and errors compared."""
+    from vector_quantize_pytorch import ResidualVQ
+
+    books, units, width, count, target = (4, 64, 32, 40, CODES[name][-1]) if quick else CODES[name]
+    torch.manual_seed(0)
+    quantizer = ResidualQuantizer(width, books, units)
+    scale = 0.9 ** torch.arange(books)[:, None, None]  # what is left gets smaller
+    quantizer.load_state_dict({"centroids": torch.randn(books, units, width) * scale})
+    theirs = ResidualVQ(dim=width, num_quantizers=books, codebook_size=units).eval()
+    for layer, centroids in zip(theirs.layers, quantizer.centroids):
+        layer._codebook.embed.copy_(centroids)
+    vectors = torch.randn(count, width)
+    with torch.inference_mode():
+        taken = best({"ours": lambda: quantizer.encode(vectors), "theirs": lambda: theirs(vectors[None])}, rounds)
+        codes, (vectors_of_theirs, other, _) = quantizer.encode(vectors), theirs(vectors[None])
+        errors = [(vectors - found).square().mean().item() for found in (quantizer.decode(codes), vectors_of_theirs[0])]
+    same, apart = (codes == other[0]).float().mean().item(), abs(errors[0] / errors[1] - 1)
+    rows = []
+    for clock, word, limit in ((1, "wall", target), (0, "CPU", "")):
+        told = f"coding, {name} codebooks: vectors per {word} s beside ResidualVQ ({same:.1%} of the codes the same)"
+        rows.append(row(told, count / taken["ours"][clock], count / taken["theirs"][clock], "/s", limit))
+    rows.append(row(f"coding, {name} codebooks: error beside ResidualVQ's", *errors, "", "<= 0.0001", apart))
+    return rows
+
+
 def main(quick: bool = False, rounds: int = 3) -> list[dict]:
     """Measure everything: rows {name, ours, anchor, ratio, target, unit, ok}. Some minutes; `quick` seconds."""
     rounds = 1 if quick else rounds
     rows = [line for name in SHAPES for line in encoding(name, quick, rounds)]
     torch.set_num_threads(2)
-    return rows
+    return rows + [line for name in CODES for line in quantizing(name, quick, rounds)]
 
 
 if __name__ == "__main__":

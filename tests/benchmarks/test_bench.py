@@ -24,7 +24,8 @@ def test_table_and_file(tmp_path, monkeypatch, capsys):
     asked = []
     alone = row(name="memory", ours=790.5, anchor=None, ratio=None, target="<= 800", unit="MiB", ok=False)
     alone += row(name="wall", target="")
-    for name, rows in (("bench_nets", row()), ("bench_cocomix", []), ("bench_decode", []), ("bench_data", alone)):
+    found = {"bench_nets": row(), "bench_cocomix": [], "bench_decode": [], "bench_data": alone, "bench_sonar": []}
+    for name, rows in found.items():
         module = SimpleNamespace(main=lambda quick, rows=rows: asked.append(quick) or rows)
         monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
         monkeypatch.setattr(benchmarks, name, module, raising=False)
@@ -37,5 +38,5 @@ def test_table_and_file(tmp_path, monkeypatch, capsys):
         ["memory", "790.5 MiB", "—", "—", "<= 800", "no"],
         ["wall", "220 tokens/s", "200 tokens/s", "1.1", "—", "—"],
     ]
-    assert asked == [True] * 4
+    assert asked == [True] * 5
     assert json.loads((tmp_path / "runs/bench.json").read_text()) == row() + alone

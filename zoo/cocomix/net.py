@@ -17,8 +17,9 @@ class CoCoMix(nn.Module):
     """A transformer with continuous concept mixing (arXiv 2502.08524, sec. 2.2; defaults: the 69M row of App. A), and with what
     the paper compares it.
 
-    inserted: what is mixed in. "concepts"; "pause", a learned vector (Fig. 6f); "states", the teacher's hidden states, predicted
-    directly (Fig. 6b) with loss `regression` and of width `teacher_dim`; "nothing", which with kd is plain distillation.
+    inserted: what is mixed in. "concepts"; "pause", a learned vector (Fig. 6f); "copy", the state itself with such a vector added
+    (ours); "states", the teacher's hidden states, predicted directly (Fig. 6b) with loss `regression` and of width `teacher_dim`;
+    "nothing", which with kd is plain distillation.
     vocab: number of token ids; context: tokens per training window; dim, layers, heads: width, depth, attention heads.
     insert: blocks below the concepts ("4th layer" of the 69M net: before the block of index 3; 5 for the larger ones).
     concepts: C, latents of the teacher's sparse autoencoder; keep: K_SAE, predicted logits that are mixed in.
@@ -88,12 +89,12 @@ class CoCoMix(nn.Module):
             self.mixer = ConceptMixer(dim, concepts, keep, chunk, mixes)
         elif inserted == "states":
             self.mixer = StateMixer(dim, teacher_dim, regression, mixes)
-        elif inserted == "pause" and mixes:
-            self.mixer = PauseMixer(dim)
-        elif inserted in ("nothing", "pause"):
+        elif inserted in ("pause", "copy") and mixes:
+            self.mixer = PauseMixer(dim, copies=inserted == "copy")
+        elif inserted in ("nothing", "pause", "copy"):
             self.mixer = None
         else:
-            raise ValueError(f"inserted is 'concepts', 'pause', 'states' or 'nothing', not {inserted!r}.")
+            raise ValueError(f"inserted is 'concepts', 'pause', 'copy', 'states' or 'nothing', not {inserted!r}.")
         if compile:
             for block in self.modules():
                 if isinstance(block, Block):

@@ -77,10 +77,15 @@ class ConceptMixer(nn.Module):
 
 
 class PauseMixer(nn.Module):
-    """The same learned vector after every state: the computation of a doubled sequence without concepts (Fig. 6f)."""
+    """The same learned vector after every state: the computation of a doubled sequence without concepts (Fig. 6f).
 
-    def __init__(self, dim: int):
+    copies: the state itself with that vector on top (ours). A slot with the vector alone holds neither token nor position, and
+    the net has to learn first to look at the state before it; this one starts with all that the state says, and no more.
+    """
+
+    def __init__(self, dim: int, copies: bool = False):
         super().__init__()
+        self.copies = copies
         self.vector = nn.Parameter(torch.empty(dim))
         self.reset_parameters()
 
@@ -89,7 +94,8 @@ class PauseMixer(nn.Module):
 
     def forward(self, h: Tensor, *_) -> Mixed:
         """h (B, T, D)."""
-        return Mixed(self.vector.expand_as(h).to(h.dtype), h.new_zeros(()), h.new_zeros(h.shape[:2]))
+        vectors = self.vector.expand_as(h).to(h.dtype)
+        return Mixed(h + vectors if self.copies else vectors, h.new_zeros(()), h.new_zeros(h.shape[:2]))
 
 
 class StateMixer(nn.Module):

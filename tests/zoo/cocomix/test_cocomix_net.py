@@ -37,7 +37,7 @@ def all_logits(net, tokens, head=0):
 
 
 FORMS = [{}, {"flavour": "llama"}, {"mixing": "add"}, {"mixing": "none"}]
-ARMS = [{"inserted": "pause"}, {"inserted": "states", "teacher_dim": 7}, {"inserted": "nothing"}]
+ARMS = [{"inserted": "pause"}, {"inserted": "copy"}, {"inserted": "states", "teacher_dim": 7}, {"inserted": "nothing"}]
 
 
 def plain(net, given):
@@ -177,10 +177,12 @@ def test_without_loss_concepts_are_learned_through_the_kept_logits_alone():
     assert bare["parts"].keys() == {"next"} and bare["loss"].equal(net(given)["loss"])
 
 
-def test_a_pause_is_one_vector_after_every_token():
-    net, given = made(inserted="pause"), batch()
+@pytest.mark.parametrize("inserted", ["pause", "copy"])
+def test_a_pause_is_one_vector_after_every_token_and_a_copy_has_it_on_top_of_the_state(inserted):
+    net, given = made(inserted=inserted), batch()
     h = net.trunk.blocks(net.trunk.embed(given["tokens"][:, :-1]), stop=2)
-    both = torch.stack((h, net.mixer.vector.expand_as(h)), 2).flatten(1, 2)
+    slot = net.mixer.vector.expand_as(h)
+    both = torch.stack((h, h + slot if inserted == "copy" else slot), 2).flatten(1, 2)
     top = net.trunk.norm(net.trunk.blocks(both, 2, positions=torch.arange(T).repeat_interleave(2)))[:, 1::2]
     wanted = F.cross_entropy(net.trunk.unembed(top).transpose(1, 2), given["tokens"][:, 1:], reduction="none")
     torch.testing.assert_close(net(given)["loss"], wanted[given["mask"][:, 1:]].mean())
