@@ -99,8 +99,8 @@ def fragility_weights(fragility: Tensor, a: float = -4.0, b: float = 3.5) -> Ten
 
 
 def trailing(steps: int, taken: int) -> list[int]:
-    """`taken` of a schedule's steps in falling order, evenly spaced, from pure noise to near the end: 40 of 100 are 99, 97, 94, 91,
-    89, …, 4, 1, from 0. (The released list is built with an integer stride: 40 become 50, or end at step 21.)
+    """`taken` of a schedule's steps in falling order, evenly spaced, from pure noise to near the end: 40 of 100 are 99, 97, 94,
+    91, 89, …, 4, 1, from 0. (The released list is built with an integer stride: 40 become 50, or end at step 21.)
 
     Raises ValueError where there are not so many.
     """
