@@ -22,16 +22,23 @@ TENTHS = 10  # of the range of a score
 
 
 class Fragility(NamedTuple):
-    """Scores of N sentences at L levels of noise, in [0, 1]: `bleu` and `cosine` (N, L), and the decoded texts [L][N]."""
+    """Scores of N sentences at L levels of noise, in [0, 1]: `bleu` and `cosine` (N, L), and the decoded texts [L][N]; without
+    noise, `still_bleu` and `still_cosine` (N,)."""
 
     levels: tuple[float, ...]
     bleu: Tensor
     cosine: Tensor
     texts: list[list[str]]
+    still_bleu: Tensor
+    still_cosine: Tensor
 
     def of(self, score: str) -> Tensor:
         """(N,) fragility: minus the mean score over the levels, between -1 (nothing is lost) and 0."""
         return -getattr(self, score).mean(1)
+
+    def kept(self, score: str, part: slice = slice(None)) -> Tensor:
+        """Mean score over levels and sentences, over that without noise: what noise leaves of what the space can say at all."""
+        return getattr(self, score)[part].mean() / getattr(self, f"still_{score}")[part].mean().clamp(min=1e-9)
 
 
 def fragility(
@@ -43,18 +50,21 @@ def fragility(
     seed: int = 0,
     beam: int = 1,
 ) -> Fragility:
-    """Noise each sentence's vector at each level, decode it, and score the text against the sentence.
+    """Noise each sentence's vector at each level, and not at all, decode it, and score the text against the sentence.
 
     reader: texts -> vectors (N, D) of an encoder that has nothing to do with the space; cosines are taken there.
     """
     vectors, theirs = space.encode(texts), reader(texts)
     bleu, cosine, decoded = [], [], []
-    for number, level in enumerate(levels):
+    for number, level in enumerate((*levels, None)):
         generator = torch.Generator(vectors.device).manual_seed(seed * 1000 + number)
-        decoded.append(space.decode(normalizer.noised(vectors, level, generator), beam=beam))
+        moved = vectors if level is None else normalizer.noised(vectors, level, generator)
+        decoded.append(space.decode(moved, beam=beam))
         bleu.append(torch.tensor([sentence_bleu(text, reference) for text, reference in zip(decoded[-1], texts)]))
         cosine.append(F.cosine_similarity(reader(decoded[-1]), theirs, dim=1).float().cpu())
-    return Fragility(tuple(levels), torch.stack(bleu, 1), torch.stack(cosine, 1), decoded)
+    *bleu, still_bleu = bleu
+    *cosine, still_cosine = cosine
+    return Fragility(tuple(levels), torch.stack(bleu, 1), torch.stack(cosine, 1), decoded[:-1], still_bleu, still_cosine)
 
 
 def sentence_bleu(text: str, reference: str) -> float:
@@ -123,7 +133,8 @@ class Encoder:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
             raise RuntimeError(
-                f"the sentence encoder {name!r} could not be read ({reason}): give a local folder, or take CharacterNgrams."
+                f"the sentence encoder {name!r} could not be read ({reason}): give a local folder, set trust: true if it brings "
+                "modelling code that may run, or take CharacterNgrams."
             ) from error
 
     @torch.inference_mode()
@@ -153,8 +164,8 @@ class FragilityModel(nn.Module):
         """normalized vectors (..., E) -> (...)."""
         return self.layers(vectors).squeeze(-1)
 
-    def fit(self, vectors: Tensor, targets: Tensor, steps: int = 500, batch: int = 256, lr: float = 1e-3, seed: int = 0) -> float:
-        """Regress `targets` (N,) on normalized vectors (N, E); returns R² on a tenth that is held out.
+    def fit(self, vectors: Tensor, targets: Tensor, steps: int = 500, batch: int = 256, lr: float = 1e-3, seed: int = 0) -> None:
+        """Regress `targets` (N,) on normalized vectors (N, E). The weights that do best on a tenth of them are kept.
 
         Raises ValueError for fewer than 20 vectors.
         """
@@ -165,37 +176,51 @@ class FragilityModel(nn.Module):
         held, train = order[: len(order) // 10], order[len(order) // 10 :]
         optimizer = torch.optim.AdamW(self.parameters(), lr, weight_decay=0.01)
         centre, spread = targets[train].mean(), targets[train].std().clamp_min(1e-6)
+        wanted, best = (targets - centre) / spread, (math.inf, {})
         for step in range(steps):
             chosen = train[torch.randint(len(train), (min(batch, len(train)),), generator=generator)]
-            loss = (self(vectors[chosen]) - (targets[chosen] - centre) / spread).square().mean()
+            loss = (self(vectors[chosen]) - wanted[chosen]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - step / steps)
             optimizer.step()
+            if step % 10 == 9 or step + 1 == steps:
+                with torch.no_grad():
+                    left = float((self(vectors[held]) - wanted[held]).square().mean())
+                if left < best[0]:
+                    best = left, {name: value.clone() for name, value in self.state_dict().items()}
         with torch.no_grad():
+            self.load_state_dict(best[1])
             last = self.layers[-1]
             last.weight.mul_(spread)
             last.bias.mul_(spread).add_(centre)
-            left = (self(vectors[held]) - targets[held]).square().mean()
-        return float(1 - left / targets[held].var(unbiased=False).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def told(self, vectors: Tensor, targets: Tensor) -> float | None:
+        """R², the share of the variance of `targets` (N,) that it tells from the vectors (N, E); None where they hardly vary."""
+        spread = targets.var(unbiased=False)
+        return None if spread < 1e-4 else float(1 - (self(vectors) - targets).square().mean() / spread)
 
 
 class FragilityScores(L.Callback):
     """At test: how much of held-out sentences is left when their vectors move, by level of noise and by length (figures 14, 15).
 
-    Logs, in [0, 1]: `test/bleu@0.1` … and `test/cosine@0.1` …, means over sentences at each level, and `test/bleu_sd@0.1` …,
-    deviations; `test/bleu_30`, `test/cosine_30` and on, means over all levels of sentences up to each edge of length;
-    `test/fragility_bleu` and `test/fragility_cosine`, between -1 and 0; `test/fragility_r2`, how much of the former's variance
-    over sentences a small net tells from the vector, on held-out ones; `test/bleu_bin1` … `_bin10` and `test/cosine_bin1` …, the
-    share of sentences in percent whose mean score lies in each tenth of [0, 1], the middle of which is `test/score_at1` ….
+    Logs, in [0, 1]: `test/bleu@0.1` … and `test/cosine@0.1` …, means over sentences at each level (`test/level1` …), and
+    `test/bleu_sd@0.1` …, deviations; `test/bleu_30`, `test/cosine_30` and on, means over all levels of sentences up to each edge
+    of length (`test/edge1` …); `test/bleu@0`, `test/cosine@0`, without noise, and what noise leaves of these, `test/kept_bleu`,
+    `test/kept_cosine`, and of BLEU by length `test/kept_30` and on; `test/fragility_bleu` and `test/fragility_cosine`, between -1
+    and 0; `test/fragility_r2`, how much of the former's variance over these sentences a small net tells from the vector that
+    learnt from others (absent where they hardly vary or are too few); `test/bleu_bin1` … `_bin10` and `test/cosine_bin1` …, the
+    share of sentences in percent whose mean score lies in each tenth of [0, 1], whose middle is `test/score_at1` ….
 
     Args:
         normalizer: folder of the space whose normalizer scales the noise; None: the net's own, or one fitted to 20,000 training
             sentences.
         sentences: per group of lengths at most, spread evenly over the split; edges: as in `zoo.evals.autobleu.AutoBLEU`.
         encoder: of the cosines: a name of the hub or a folder (the paper's: "Alibaba-NLP/gte-multilingual-base"); None takes
-            `CharacterNgrams`, which knows spelling alone.
+            `CharacterNgrams`, which knows spelling alone. trust: lets an encoder run the modelling code that it brings.
+        learnt: sentences of the validation split that the small net learns from; 0 leaves it out.
         levels, seed, beam: as in `fragility`.
     """
 
@@ -205,11 +230,14 @@ class FragilityScores(L.Callback):
         sentences: int = 200,
         edges: Sequence[int] = (30, 60, 100),
         encoder: str | None = None,
+        trust: bool = False,
+        learnt: int = 3000,
         levels: Sequence[float] = LEVELS,
         seed: int = 0,
         beam: int = 1,
     ):
         self.normalizer, self.sentences, self.edges, self.encoder = normalizer, sentences, tuple(edges), encoder
+        self.trust, self.learnt = trust, learnt
         self.levels, self.seed, self.beam = tuple(levels), seed, beam
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -222,17 +250,22 @@ class FragilityScores(L.Callback):
         groups = [spread(group, self.sentences) for group in grouped(data.sentences("test"), self.edges)]
         texts = [text for group in groups for text in group]
         normalizer = self._normalizer(space, net, data)
-        reader = Encoder(self.encoder) if self.encoder else CharacterNgrams(texts)
+        reader = Encoder(self.encoder, self.trust) if self.encoder else CharacterNgrams(texts)
         scores = fragility(space, normalizer, texts, reader, self.levels, self.seed, self.beam)
         found: dict[str, float] = {}
+        found |= {"bleu@0": scores.still_bleu.mean(), "cosine@0": scores.still_cosine.mean()}
+        found |= {f"kept_{score}": scores.kept(score) for score in ("bleu", "cosine")}
         for place, level in enumerate(self.levels):
+            found[f"level{place + 1}"] = level
             bleu, cosine = scores.bleu[:, place], scores.cosine[:, place]
             found |= {f"bleu@{level}": bleu.mean(), f"cosine@{level}": cosine.mean(), f"bleu_sd@{level}": bleu.std()}
         first = 0
-        for edge, group in zip(self.edges, groups):
+        for place, (edge, group) in enumerate(zip(self.edges, groups), 1):
             part = slice(first, first + len(group))
+            found[f"edge{place}"] = edge
             if group:
                 found |= {f"bleu_{edge}": scores.bleu[part].mean(), f"cosine_{edge}": scores.cosine[part].mean()}
+                found[f"kept_{edge}"] = scores.kept("bleu", part)
             first += len(group)
         found |= {f"fragility_{score}": scores.of(score).mean() for score in ("bleu", "cosine")}
         for score in ("bleu", "cosine"):
@@ -240,17 +273,27 @@ class FragilityScores(L.Callback):
             shares = 100 * torch.bincount(tenth, minlength=TENTHS) / len(texts)
             found |= {f"{score}_bin{number}": share for number, share in enumerate(shares, 1)}
         found |= {f"score_at{number}": (number - 0.5) / TENTHS for number in range(1, TENTHS + 1)}
-        if len(texts) >= 20:
-            with torch.inference_mode(False), torch.random.fork_rng():
-                torch.manual_seed(self.seed)
-                vectors = normalizer.normalize(space.encode(texts)).clone()
-                found["fragility_r2"] = FragilityModel(space.width, 256).fit(vectors, scores.of("bleu").clone(), seed=self.seed)
+        if self.learnt and (told := self._told(space, normalizer, reader, texts, scores, data)) is not None:
+            found["fragility_r2"] = told
         return {name: float(value) for name, value in found.items()}
+
+    def _told(self, space: Space, normalizer: Normalizer, reader, texts: list[str], scores: Fragility, data) -> float | None:
+        others = spread([text for text in data.sentences("validation") if len(text) <= self.edges[-1]], self.learnt)
+        if len(others) < 20:
+            return None
+        known = fragility(space, normalizer, others, reader, self.levels, self.seed + 1, self.beam)
+        with torch.inference_mode(False), torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = FragilityModel(space.width, 256)
+            vectors = lambda of: normalizer.normalize(space.encode(of)).cpu().clone()
+            model.fit(vectors(others), known.of("bleu").clone(), seed=self.seed)
+            return model.told(vectors(texts), scores.of("bleu").clone())
 
     def _normalizer(self, space: Space, net: nn.Module, data) -> Normalizer:
         if self.normalizer is None:
-            return getattr(net, "normalizer", None) or Normalizer.fitted(data.vectors(space.encoder, 20_000))
+            found = getattr(net, "normalizer", None) or Normalizer.fitted(data.vectors(space.encoder, 20_000))
+            return found.to(space.device)
         found = open_folder(self.normalizer).normalizer
         if found is None:
             raise ValueError(f"{self.normalizer} has no normalizer: `zoo prepare space` makes a folder with one.")
-        return found
+        return found.to(space.device)

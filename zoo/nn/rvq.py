@@ -25,11 +25,10 @@ class ResidualQuantizer(nn.Module):
         self.width, self.books, self.units = width, books, units
         self.register_buffer("centroids", torch.zeros(books, units, width))
         self.register_buffer("halves", torch.zeros(books, units), persistent=False)  # (K, U) half the squared lengths
+        self.register_load_state_dict_post_hook(lambda module, _: module._halve())  # also where it is a part of a net
 
-    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        found = super().load_state_dict(state_dict, strict, assign)
+    def _halve(self) -> None:
         self.halves = self.centroids.square().sum(-1) / 2
-        return found
 
     @torch.no_grad()
     def encode(self, vectors: Tensor, books: int | None = None) -> Tensor:

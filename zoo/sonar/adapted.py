@@ -54,7 +54,7 @@ class RobustDecoder(Adapted):
     Args:
         vocab, context: of the space's tokenizer; the longest sentence in pieces.
         space: folder of the space, with a normalizer (`zoo prepare space` makes one).
-        level: the largest share of noise; that of a sentence is drawn from [0, level].
+        level: the largest share of noise; that of a sentence is drawn from [0, level]. 0 only trains on, a control.
         dropout: of the decoder.
         sizes: of the parts, where the weights come from elsewhere (a saved net); then `space` is not read.
     """
@@ -66,8 +66,8 @@ class RobustDecoder(Adapted):
     ):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        if not 0 < level <= 1:
-            raise ValueError(f"level ({level}) is a share of noise, above 0 and up to 1.")
+        if not 0 <= level <= 1:
+            raise ValueError(f"level ({level}) is a share of noise, from 0 to 1.")
         self.level = level
         self._take(vocab, context, space, ("encoder", "decoder", "normalizer"), dropout, sizes, config)
 

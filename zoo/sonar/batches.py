@@ -9,6 +9,8 @@ from zoo.data.order import mix, permute
 from zoo.data.store import TokenStore
 from zoo.sonar.tokens import EOS, PAD
 
+AT_ONCE = 10_000_000  # pieces that are copied at a time
+
 
 class Side:
     """The sentences of one side of a corpus as rows of pieces: row i is what lies between the end tokens i - 1 and i.
@@ -26,11 +28,26 @@ class Side:
     @classmethod
     def of(cls, store: TokenStore, langs: int | np.ndarray) -> "Side":
         """The rows of a token store, whose sentences each end in an end token."""
-        tokens = store.windows(np.zeros(1, np.int64), len(store))[0] if len(store) else np.zeros(0, np.int64)
-        return cls(tokens.astype(np.uint16 if tokens.max(initial=0) < 2**16 else np.int32), langs)
+        tokens = np.empty(len(store), np.int32)
+        for at in range(0, len(store), AT_ONCE):
+            tokens[at : at + AT_ONCE] = store.windows(np.array([at]), min(AT_ONCE, len(store) - at))[0]
+        return cls(tokens.astype(np.uint16) if tokens.max(initial=0) < 2**16 else tokens, langs)
 
     def row(self, i: int) -> np.ndarray:
         return self.tokens[self.starts[i] : self.ends[i]]
+
+    def hashes(self, numbers: np.ndarray) -> np.ndarray:
+        """(R,) uint64 of rows that are not empty, equal where their pieces are."""
+        found = np.empty(len(numbers), np.uint64)
+        for at in range(0, len(numbers), AT_ONCE // 100):
+            part = numbers[at : at + AT_ONCE // 100]
+            lengths = self.lengths[part]
+            starts = np.cumsum(lengths) - lengths
+            place = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+            pieces = self.tokens[np.repeat(self.starts[part], lengths) + place]
+            words = mix(place.astype(np.uint64) << np.uint64(32) | pieces.astype(np.uint64))
+            found[at : at + len(part)] = np.add.reduceat(words, starts)  # wraps around
+        return found
 
     def rows(self, numbers: np.ndarray, target: bool) -> tuple[np.ndarray, np.ndarray]:
         """These rows (B, S) int64 as sources, [language] … [end], or as targets, with an end token in front too; padded on the
@@ -44,6 +61,30 @@ class Side:
             line[front : length - 1] = self.row(number)
             line[length - 1] = EOS
         return out, lengths
+
+
+class Known:
+    """The sentences that were taken so far, as 64-bit hashes."""
+
+    def __init__(self):
+        self.taken = self.trained = np.zeros(0, np.uint64)  # of all sides together; of the first side, in training
+
+    def fresh(self, sides: list[Side], rows: np.ndarray, training: bool) -> np.ndarray:
+        """(R,) those of the rows that were not taken before, each once; what is held out has no first side that training has."""
+        first, *others = (side.hashes(rows) for side in sides)
+        whole = first
+        for other in others:
+            whole = mix(whole) ^ other
+        _, places = np.unique(whole, return_index=True)
+        places = np.sort(places)
+        new = ~np.isin(whole[places], self.taken)
+        if not training:
+            new &= ~np.isin(first[places], self.trained)
+        places = places[new]
+        self.taken = np.concatenate([self.taken, whole[places]])
+        if training:
+            self.trained = np.concatenate([self.trained, first[places]])
+        return rows[places]
 
 
 class Group:
@@ -104,16 +145,26 @@ class Batches(Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
-        position, count = self.offset + k * self.world + self.rank, len(self)
+        position = self.offset + k * self.world + self.rank
+        group, numbers, counted = self._rows(position)
+        draw = int(mix(np.uint64(position) + (np.uint64(self.seed % 2**31) << np.uint64(33)))) >> 8
+        return self._batch(group.sides, numbers, 1 if self.one_way else draw % len(group.sides) ** 2, counted)
+
+    def _rows(self, position: int) -> tuple[Group, np.ndarray, bool]:
+        """The group, the rows (B,) and whether they count, of the batch at a position of all processes together."""
+        count = len(self)
         if self.scored is None:
             counted, epoch, number = True, position // count, int(permute(np.array([position]), count, self.seed + 1)[0])
         else:
             counted, epoch, number = position < count, 0, min(position, count - 1)
         place = int(np.searchsorted(self.starts, number, side="right")) - 1
         group = self.groups[place]
-        numbers = group.batch(number - int(self.starts[place]), epoch, self.seed if self.scored is None else None)
-        draw = int(mix(np.uint64(position) + (np.uint64(self.seed % 2**31) << np.uint64(33)))) >> 8
-        return self._batch(group.sides, numbers, 1 if self.one_way else draw % len(group.sides) ** 2, counted)
+        return group, group.batch(number - int(self.starts[place]), epoch, self.seed if self.scored is None else None), counted
+
+    def first(self, position: int) -> Tensor:
+        """source (B, S) of the batch at a position, in the first language of its group: without padding."""
+        group, numbers, _ = self._rows(position)
+        return torch.from_numpy(group.sides[0].rows(numbers, target=False)[0])
 
     def _batch(self, sides: list[Side], numbers: np.ndarray, direction: int, counted: bool) -> dict[str, Tensor]:
         from_, to = divmod(direction, len(sides))

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.sonar.adapted import CODEBOOKS
 from zoo.sonar.saved import save
@@ -20,10 +22,11 @@ def main(words: list[str]) -> dict[str, float]:
     parser.add_argument("--sentences", type=int, default=15_000_000, help="of the training split, at most (default: 15M)")
     parser.add_argument("--steps", type=int, default=20, help="rounds of k-means per codebook (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given, rest = parser.parse_known_args(words)
-    (space, data), out = with_data(given.space, rest), Path(given.out)
-    vectors = data.vectors(space.encoder, given.sentences)  # (N, E)
-    quantizer = ResidualQuantizer(space.width, given.books, given.units)
+    (space, data), out = with_data(given.space, rest, given.device), Path(given.out)
+    vectors = data.vectors(space.encoder, given.sentences).to(given.device)  # (N, E)
+    quantizer = ResidualQuantizer(space.width, given.books, given.units).to(given.device)
     print(f"codebooks: {given.books} of {given.units:,} centroids, fitted to {len(vectors):,} vectors", flush=True)
     tell = lambda book, share: print(f"  {book + 1}: {share:.2%} of the variance left", flush=True)
     left = quantizer.fit(vectors, given.steps, given.seed, tell)

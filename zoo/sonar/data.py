@@ -17,7 +17,7 @@ from zoo.data.segment import Cleaned, Segmenter, Sentencex
 from zoo.data.shards import write_json
 from zoo.data.sources import Files, Hub, Source, digest
 from zoo.data.store import TokenStore, build, locked
-from zoo.sonar.batches import Batches, Group, Side
+from zoo.sonar.batches import Batches, Group, Known, Side
 from zoo.sonar.corpus import Cipher, Joined, Pairs, Pieces, Sentences, Translated
 from zoo.sonar.net import TextEncoder
 from zoo.sonar.tokens import MARKERS, MODEL, Tokenizer, train_sentencepiece
@@ -161,18 +161,18 @@ class AutoEncoding(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the stores; training sentences that come again, and held-out ones that were trained on, are left out."""
         token, side = self.tokenizer.lang_id, self._side
-        self._token_bytes, seen, seen_pairs = self._pieces("text").token_bytes, set(), set()
+        self._token_bytes, known = self._pieces("text").token_bytes, Known()
         self.sides: dict[str, list[Side]] = {}
         self.rows: dict[str, np.ndarray] = {}
         self.groups: dict[str, list[Group]] = {}
         for split in SPLITS:
             sides = [side("text", split, token(self.langs[0]))]
             sides += [side("cipher", split, token(Cipher.lang))] if self.cipher else []
-            self._take(split, sides, seen)
+            self._take(split, sides, known)
             if self.aligned:
                 langs = np.array([token(lang) for lang in self.aligned.languages(split)], np.int64)
                 pair = [side("eng", split, token(self.langs[0])), side("pairs", split, langs)]
-                self.groups[split].append(Group(pair, self._fresh(pair, seen_pairs), self.tokens))
+                self.groups[split].append(Group(pair, self._fresh(split, pair, known), self.tokens))
 
     def _pieces(self, name: str) -> Pieces:
         """Of the store of this name."""
@@ -181,9 +181,9 @@ class AutoEncoding(LightningDataModule):
     def _side(self, name: str, split: str, langs: int | np.ndarray) -> Side:
         return Side.of(TokenStore(self.folder / name, split, self._pieces(name).fingerprint), langs)
 
-    def _take(self, split: str, sides: list[Side], seen: set[bytes]) -> None:
+    def _take(self, split: str, sides: list[Side], known: Known) -> None:
         """The split's sentences on these sides; of held-out ones, as many as are scored."""
-        self.sides[split], self.rows[split] = sides, self._fresh(sides, seen)
+        self.sides[split], self.rows[split] = sides, self._fresh(split, sides, known)
         rows = self.rows[split]
         if not len(rows):
             raise ValueError(f"no sentence of the {split} split fits in data.context ({self.context}): give it more text.")
@@ -192,16 +192,10 @@ class AutoEncoding(LightningDataModule):
             rows = rows[np.arange(count) * len(rows) // count]
         self.groups[split] = [Group(sides, rows, self.tokens)]
 
-    def _fresh(self, sides: list[Side], seen: set[bytes]) -> np.ndarray:
+    def _fresh(self, split: str, sides: list[Side], known: Known) -> np.ndarray:
         """(R,) rows that fit and were not seen before."""
         fits = np.all([(side.lengths <= self.context) & (side.lengths > 0) for side in sides], axis=0)
-        rows = []
-        for i in np.flatnonzero(fits).tolist():
-            key = b"".join(side.row(i).tobytes() for side in sides)
-            if key not in seen:
-                seen.add(key)
-                rows.append(i)
-        return np.array(rows, np.int64)
+        return known.fresh(sides, np.flatnonzero(fits), training=split == "train")
 
     def sentences(self, split: str) -> list[str]:
         """The text of the held-out sentences that count, as it was before it was tokenized."""
@@ -210,19 +204,20 @@ class AutoEncoding(LightningDataModule):
 
     @torch.inference_mode()
     def vectors(self, encoder: TextEncoder, count: int) -> Tensor:
-        """(N, E) float32: an encoder's vectors of `count` training sentences at most, in the order of training."""
-        batches, found, rows = self._batches("train"), [], 0
-        for number in range(len(batches)):
+        """(N, E) float32, on the CPU: an encoder's vectors of `count` training sentences at most, in the order of training, each
+        in its first language."""
+        batches, found, rows, device = self._batches("train"), [], 0, next(encoder.parameters()).device
+        for position in range(len(batches)):
             if rows >= count:
                 break
-            found.append(encoder(batches[number]["source"]).float())
+            found.append(encoder(batches.first(position).to(device)).float().cpu())
             rows += len(found[-1])
         return torch.cat(found)[:count]
 
     # -- loaders --------------------------------------------------------------------------------------------------
     def epochs_seen(self, tokens: int) -> float:
-        """How often the training text has been read after so many tokens."""
-        return tokens / max(1, int(self.sides["train"][0].lengths[self.rows["train"]].sum()))
+        """How often the training text has been read after so many predicted tokens: pieces, the language and the end."""
+        return tokens / max(1, int((self.sides["train"][0].lengths[self.rows["train"]] + 2).sum()))
 
     def train_dataloader(self) -> Loader:
         batches, trainer = self._batches("train"), self.trainer

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.data.sources import Source, digest
 from zoo.sonar.autoencoder import OnFrozen, noised
-from zoo.sonar.batches import Batches
+from zoo.sonar.batches import Batches, Known
 from zoo.sonar.corpus import Cipher, Pieces, Translated
 from zoo.sonar.data import SPLITS, AutoEncoding, thinned
 from zoo.sonar.folder import open_folder
@@ -117,7 +117,7 @@ class FromSpace(AutoEncoding):
 
     def setup(self, stage: str | None = None) -> None:
         """As `AutoEncoding`'s."""
-        self._token_bytes, self.sides, self.rows, self.groups, seen = self._pieces("").token_bytes, {}, {}, {}, set()
+        self._token_bytes, self.sides, self.rows, self.groups, known = self._pieces("").token_bytes, {}, {}, {}, Known()
         token = self.tokenizer.lang_id
         for split in SPLITS:
             langs = np.array(
@@ -127,7 +127,7 @@ class FromSpace(AutoEncoding):
                 self._side(self.names[0], split, self.source_tokenizer.lang_id(self.lang)),
                 self._side(self.names[1], split, langs),
             )
-            self._take(split, list(sides), seen)
+            self._take(split, list(sides), known)
 
     def references(self, split: str) -> list[str]:
         """What the held-out sentences that count say in the new language."""

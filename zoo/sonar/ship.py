@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from zoo.evals.autobleu import AutoBLEU
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar.cards import write_space
@@ -26,11 +28,12 @@ def main(words: list[str]) -> dict[str, float]:
         help="of the training split, that the normalizer is fitted on (default: %(default)s)",
     )
     parser.add_argument("--scored", type=int, default=300, help="held-out sentences per length that are measured (default: 300)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given, rest = parser.parse_known_args(words)
-    (space, data), out = with_data(given.run, rest), Path(given.out)
+    (space, data), out = with_data(given.run, rest, given.device), Path(given.out)
     normalizer = Normalizer.fitted(data.vectors(space.encoder, given.sentences))
     write_space(out, space.encoder, space.decoder, space.tokenizer, given.name, normalizer=normalizer)
-    shipped = Space.opened(out)  # as it is read from now on, in half precision
+    shipped = Space.opened(out, device=given.device)  # as it is read from now on, in half precision
     found = AutoBLEU(sentences=given.scored).measured(shipped, data.sentences("test"), prefix="")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.name != ABOUT)
     about = {

@@ -195,13 +195,13 @@ def batches(rows: Sequence[Sequence[int]], budget: int) -> Iterator[tuple[Tensor
         start += len(chosen)
 
 
-def with_data(folder: str, words: list[str]) -> tuple[Space, "AutoEncoding"]:
+def with_data(folder: str, words: list[str], device: str = "cpu") -> tuple[Space, "AutoEncoding"]:
     """A space, and the data that the words of `zoo prepare` name. Raises ValueError where their pieces are not the space's."""
     from zoo.cli import main as lightning  # takes seconds, and --help need not wait
 
     data = lightning(["prepare", *words]).datamodule
     data.setup()
-    space = Space.opened(folder)
+    space = Space.opened(folder, device=device)
     if space.tokenizer.fingerprint != data.tokenizer.fingerprint:
         raise ValueError(f"{folder} has another tokenizer than these data: give data.tokenizer the same folder.")
     return space, data

@@ -51,6 +51,8 @@ def test_scores_fall_with_noise_and_crowded_sentences_are_fragile(space):
         means = score.mean(0).tolist()
         assert means == sorted(means, reverse=True) and means[-1] < 0.9 * means[0]
     crowded = torch.tensor(["house" in text for text in TEXTS])
+    assert (found.still_bleu == 1).all() and found.kept("bleu") == pytest.approx(found.bleu.mean().item())
+    assert found.kept("cosine", slice(3, 9)) == pytest.approx(found.cosine[3:9].mean().item(), rel=1e-5)
     fragile = found.of("bleu")
     assert fragile[crowded].mean() > fragile[~crowded].mean() and fragile.min() >= -1 and fragile.max() <= 0
 
@@ -80,11 +82,16 @@ def test_ngrams_know_spelling_and_rareness():
 
 
 def test_the_model_learns_a_function_of_the_vector():
-    vectors = torch.randn(600, 8, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    vectors = torch.randn(1200, 8, generator=draw)
     targets = -torch.sigmoid(vectors[:, 0] + vectors[:, 1].abs())
     torch.manual_seed(0)
-    assert FragilityModel(8, 32).fit(vectors, targets, steps=300) > 0.8
-    shuffled = targets[torch.randperm(600, generator=torch.Generator().manual_seed(1))]
-    assert FragilityModel(8, 32).fit(vectors, shuffled, steps=100) < 0.2
+    model = FragilityModel(8, 32)
+    model.fit(vectors[:600], targets[:600], steps=300)
+    assert model.told(vectors[600:], targets[600:]) > 0.8
+    model = FragilityModel(8, 32)
+    model.fit(vectors[:600], targets[torch.randperm(600, generator=draw)], steps=300)
+    assert abs(model.told(vectors[600:], targets[600:])) < 0.2  # it stops before it learns noise by heart
+    assert model.told(vectors, torch.full((1200,), -0.3)) is None
     with pytest.raises(ValueError, match="too few"):
         FragilityModel(8, 32).fit(vectors[:10], targets[:10])

@@ -35,6 +35,13 @@ def test_codes_are_those_of_a_naive_search(fitted, vectors, monkeypatch):
     assert torch.equal(made.encode(vectors), expected) and torch.equal(made.encode(vectors, 2), expected[:, :2])
 
 
+def test_it_codes_as_before_when_a_net_that_holds_it_is_loaded(fitted, vectors):
+    made, _ = fitted
+    net = torch.nn.ModuleDict({"quantizer": ResidualQuantizer(6, 4, 16)})
+    net.load_state_dict(torch.nn.ModuleDict({"quantizer": made}).state_dict())
+    assert torch.equal(net["quantizer"].encode(vectors), made.encode(vectors))
+
+
 def test_a_sum_of_centroids_is_coded_by_its_own(fitted):
     made = ResidualQuantizer(6, 3, 8)
     draw = torch.Generator().manual_seed(1)

@@ -8,9 +8,11 @@ import torch
 
 from zoo.data.sources import Files
 from zoo.sonar.autoencoder import AutoEncoder, noised
+from zoo.sonar.batches import Known, Side
 from zoo.sonar.corpus import Cipher, Pieces, Sentences
 from zoo.sonar.data import AutoEncoding
-from zoo.sonar.tokens import EOS
+from zoo.sonar.net import TextEncoder
+from zoo.sonar.tokens import EOS, PAD
 
 WORDS = "the old ship sailed over a wide green sea and nobody saw its white light burn near our small town at night".split()
 
@@ -64,6 +66,43 @@ def test_no_sentence_comes_twice_or_in_two_splits(data):
     assert len(every) == len(set(every)) and all(len(found) > 10 for found in rows.values())
     stored = sum(len(data.sides[split][0].ends) for split in rows)
     assert len(every) < stored  # the last document's sentences had been said
+
+
+def test_known_rows_are_those_of_a_set_of_bytes():
+    draw = np.random.default_rng(0)
+    side = lambda rows: Side(np.concatenate([[*row, EOS] for row in rows]).astype(np.uint16), 3)
+    drawn = lambda count: [draw.integers(10, 13, draw.integers(1, 5)) for _ in range(count)]
+    known, seen, trained = Known(), set(), set()
+    for training in (True, False, False):
+        sides = [side(drawn(60)), side(drawn(60))]
+        expected = []
+        for i in range(60):
+            key, first = tuple(s.row(i).tobytes() for s in sides), sides[0].row(i).tobytes()
+            if key not in seen and (training or first not in trained):
+                expected.append(i)
+                seen.add(key)
+                if training:
+                    trained.add(first)
+        found = known.fresh(sides, np.arange(60), training)
+        assert found.tolist() == expected and (0 < len(expected) < 60 or training)
+
+
+def test_vectors_are_of_the_first_language_without_padding(two):
+    encoder = TextEncoder(two.vocab, 16, 1, 2, 32, two.context + 2, PAD).eval()
+    found, side = two.vectors(encoder, 50), two.sides["train"][0]
+    batches, expected = two._batches("train"), []
+    for position in range(len(batches)):
+        for number in batches._rows(position)[1]:
+            line = [two.tokenizer.lang_id(two.langs[0]), *side.row(number).tolist(), EOS]
+            expected.append(encoder(torch.tensor([line]))[0])
+    assert found.shape == (50, 16)
+    torch.testing.assert_close(found, torch.stack(expected[:50]), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pass_is_one_epoch(data):
+    batches = data._batches("train")
+    predicted = sum(batches[k]["tokens"].numel() - len(batches[k]["tokens"]) for k in range(len(batches)))
+    assert data.epochs_seen(predicted) == 1
 
 
 def test_held_out_text_is_what_was_tokenized(data):
