@@ -56,6 +56,11 @@ class Sentences(Source):
         for part in self.parts():
             yield from self.read(part, split)
 
+    def apart(self) -> list["Sentences"]:
+        """The same of each source that is joined in its corpus, in their order."""
+        sources = self.corpus.sources if isinstance(self.corpus, Joined) else [self.corpus]
+        return [Sentences(one, self.segmenter, self.lang, self.shortest, self.longest, self.lettered) for one in sources]
+
     def of(self, text: str) -> Iterator[str]:
         """The sentences of a text that are kept; white space inside them is one space."""
         for sentence in self.segmenter(text, self.lang):

@@ -31,7 +31,8 @@ class AutoEncoding(LightningDataModule):
 
     Args:
         source: "installed" is the prose of installed packages, "files" reads `files`, "hub" streams a data set of the hub.
-        files: paths or globs (text, .jsonl, .jsonl.gz, .parquet); with source installed, they come on top of it.
+        files: paths or globs (text, .jsonl, .jsonl.gz, .parquet); with source installed, they come on top of it. Each path or
+            glob of rows (.jsonl, .parquet) holds out documents of its own; plain texts do together.
         column: field of the text in hub data sets, .jsonl and .parquet. hub, hub_config: the data set. megabytes: at most so much
             text (10⁶ bytes) of hub or installed.
         segmenter: cuts documents into sentences; None: sentencex, cleaned; a line is a paragraph.
@@ -80,7 +81,9 @@ class AutoEncoding(LightningDataModule):
             raise ValueError("data.source is files, and data.files names none: give paths or globs.")
         parts = [Installed("prose", megabytes, exclude, verify)] if source == "installed" else []
         parts += [Hub(hub, hub_config, column or "text", megabytes=megabytes)] if source == "hub" else []
-        parts += [Files(files, column)] if files else []
+        rows = [pattern for pattern in files or () if pattern.removesuffix(".gz").endswith((".jsonl", ".json", ".parquet"))]
+        parts += [Files(pattern, column) for pattern in rows]  # each holds out documents of its own
+        parts += [Files(rest, column)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
         corpus = parts[0] if len(parts) == 1 else Joined(parts)
         self.corpus = Sentences(corpus, segmenter or Cleaned(Sentencex()), lang, shortest, longest)
         self.aligned, self.fewest = (Pairs(pairs) if pairs else None), fewest
@@ -137,7 +140,9 @@ class AutoEncoding(LightningDataModule):
         for split in SPLITS[1:]:
             path = self.folder / f"{split}.json"
             if not path.exists():
-                write_json(path, [sentence.text for sentence in next(iter(corpora.values())).documents(split)])
+                first = next(iter(corpora.values()))
+                parts = first.apart() if isinstance(first, Sentences) else [first]
+                write_json(path, [[one.description, [sentence.text for sentence in one.documents(split)]] for one in parts])
 
     def _corpora(self) -> dict[str, Source]:
         """What is stored, by the name of its folder."""
@@ -199,8 +204,17 @@ class AutoEncoding(LightningDataModule):
 
     def sentences(self, split: str) -> list[str]:
         """The text of the held-out sentences that count, as it was before it was tokenized."""
-        texts = json.loads((self.folder / f"{split}.json").read_text(encoding="utf-8"))
-        return [texts[i] for i in self.rows[split]]
+        return [text for texts in self.by_source(split).values() for text in texts]
+
+    def by_source(self, split: str) -> dict[str, list[str]]:
+        """`sentences` of each source, by its description."""
+        found: dict[str, list[str]] = {}
+        first, rows = 0, self.rows[split]
+        for name, texts in json.loads((self.folder / f"{split}.json").read_text(encoding="utf-8")):
+            own = rows[(rows >= first) & (rows < first + len(texts))]
+            found.setdefault(name, []).extend(texts[i - first] for i in own)
+            first += len(texts)
+        return found
 
     @torch.inference_mode()
     def vectors(self, encoder: TextEncoder, count: int) -> Tensor:

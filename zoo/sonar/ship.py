@@ -34,13 +34,19 @@ def main(words: list[str]) -> dict[str, float]:
     normalizer = Normalizer.fitted(data.vectors(space.encoder, given.sentences))
     write_space(out, space.encoder, space.decoder, space.tokenizer, given.name, normalizer=normalizer)
     shipped = Space.opened(out, device=given.device)  # as it is read from now on, in half precision
-    found = AutoBLEU(sentences=given.scored).measured(shipped, data.sentences("test"), prefix="")
+    score = AutoBLEU(sentences=given.scored)
+    found = score.measured(shipped, data.sentences("test"), prefix="")
+    each = {name: score.measured(shipped, texts, prefix="") for name, texts in data.by_source("test").items()}
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.name != ABOUT)
     about = {
         "text": data.description,
         "parameters": sum(p.numel() for n in (space.encoder, space.decoder) for p in n.parameters()),
+        "bytes": size,
+        "measured": found,
+        "by_source": each,
     }
-    (out / ABOUT).write_text(json.dumps(about | {"bytes": size, "measured": found}, indent=1) + "\n", encoding="utf-8")
+    (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"space: {out}, {size / 1e6:.1f} MB, trained on {data.description}")
-    print("  " + "  ".join(f"{name} {value:.1f}" for name, value in found.items()))
+    for name, scores in ({"all": found} | each).items():
+        print(f"  {name}:  " + "  ".join(f"{key} {value:.1f}" for key, value in scores.items()))
     return found

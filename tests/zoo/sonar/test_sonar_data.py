@@ -137,6 +137,23 @@ def test_processes_share_a_pass_and_count_a_sentence_once(data):
     assert sorted(counted) == sorted(rows.tolist())
 
 
+def test_each_file_of_rows_holds_out_documents_of_its_own(tmp_path):
+    draw = np.random.default_rng(3)
+    for name, first in (("sea", "Sea"), ("town", "Town")):
+        lines = [". ".join(f"{first} {' '.join(draw.choice(WORDS, 6))}" for _ in range(8)) + "." for _ in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    files = [f"{tmp_path}/sea.jsonl", f"{tmp_path}/town.jsonl"]
+    data = AutoEncoding("files", files, vocab_size=50, tokens=96, root=str(tmp_path / "data"))
+    data.prepare_data()
+    data.setup()
+    for split in ("validation", "test"):
+        apart = data.by_source(split)
+        assert [name.split("/")[-1] for name in apart] == ["sea.jsonl", "town.jsonl"]
+        assert all(text.startswith(first) for first, texts in zip(("Sea", "Town"), apart.values()) for text in texts)
+        assert all(len(texts) >= 6 for texts in apart.values())
+        assert data.sentences(split) == [text for texts in apart.values() for text in texts]
+
+
 def test_bytes_of_a_sentence_are_its_text(data):
     batches = data._batches("test", scored=True)
     texts = dict(zip(data.rows["test"].tolist(), data.sentences("test")))
