@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import benchmarks
-from benchmarks import bench
+from benchmarks import bench, bench_data
 
 
 def test_table_and_file(tmp_path, monkeypatch, capsys):
@@ -40,3 +40,8 @@ def test_table_and_file(tmp_path, monkeypatch, capsys):
     ]
     assert asked == [True] * 5
     assert json.loads((tmp_path / "runs/bench.json").read_text()) == row() + alone
+
+
+def test_a_sentence_store_is_read_fast():
+    found = bench_data.sentence_reading(quick=True)
+    assert found["ours"] > 0 and found["target"] == ">= 20000" and bench.cells(found)[2] == "—"

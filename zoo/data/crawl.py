@@ -20,7 +20,7 @@ from zoo.data.language import LANG
 from zoo.data.loader import spread
 from zoo.data.modules import TokenData
 from zoo.data.segment import Capped, Cleaned, Segmenter, Sentencex
-from zoo.data.sentence_store import SentenceStore, complete, read_manifest
+from zoo.data.sentence_store import SentenceStore, complete, read_manifest, report
 from zoo.data.sentences import Encoder, SentenceShards, build, fingerprint
 from zoo.data.warc import WARC
 
@@ -48,7 +48,7 @@ class CommonCrawlSentences(TokenData):
         megabytes: at most so much text (10⁶ bytes), for hub and installed.
         lang: language of the documents; source warc keeps no others.
         segmenter: cuts documents into sentences; None: sentencex, capped at 200 characters and cleaned.
-        encoder: turns sentences into vectors; needed to build a sentence store, not to read one.
+        encoder: turns sentences into vectors; where the store is there, only its fingerprint counts; source store needs none.
         context: sentences of a chunk (LCM §2.4.1: 128; §3: 2048), or tokens of a window.
         batch: chunks or windows per device and micro-step.
         similar_lengths: chunks of similar length come together, which saves padding; False shuffles them all.
@@ -125,9 +125,9 @@ class CommonCrawlSentences(TokenData):
     @property
     def width(self) -> int:
         """Numbers in a sentence's vector (E)."""
-        if self.encoder is not None:
-            return self.encoder.width
-        return read_manifest(self.folder)["width"]
+        if (self.folder / "manifest.json").exists():
+            return read_manifest(self.folder)["width"]
+        return self._needed().width
 
     def _needed(self) -> Encoder:
         if self.encoder is None:
@@ -142,18 +142,15 @@ class CommonCrawlSentences(TokenData):
         return SentenceShards(self.corpus, self.segmenter, self._needed(), self.folder, self.lang)
 
     def prepare_data(self) -> None:
-        """Build the store where it is missing; prints where it is, what it holds, and what the source left out."""
-        there = (self.folder / "manifest.json").exists()
-        if self.view == "tokens":
-            super().prepare_data()
-        elif self.source != "store" and not complete(self.folder, self.fingerprint):
-            build(self.shards())
-        if self.source == "warc" and not there:
-            self._tell(f"data: {self.corpus.report()}")
+        """Build the store where it is missing; prints where it is, what it holds, and what was left out of it."""
         if self.view == "sentences":
-            splits = read_manifest(self.folder)["splits"].items()
-            counts = ", ".join(f"{name} {n['sentences']:,} sentences of {n['documents']:,} documents" for name, n in splits)
-            self._tell(f"data: {self.description} in {self.folder}: {counts}")
+            if self.source != "store" and not complete(self.folder, self.fingerprint):
+                build(self.shards())
+            return self._tell(f"data: {self.description} in {self.folder}: {report(read_manifest(self.folder))}")
+        there = (self.folder / "manifest.json").exists()
+        super().prepare_data()
+        if self.source == "warc" and not there:  # a token store's manifest does not say
+            self._tell(f"data: {self.corpus.report()}")
 
     def setup(self, stage: str | None = None) -> None:
         """Open the store (memory-mapped)."""

@@ -2,9 +2,15 @@
 
 import json
 import os
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+
+MAPS = 4096  # files of a kind and split that are mapped at a time: Linux lets a process map 65530
 
 
 class SentenceStore:
@@ -25,16 +31,15 @@ class SentenceStore:
             raise RuntimeError(f"files of the sentence store in {self.folder} are missing: run the same command again")
         self.width, self.end = self.manifest["width"], self.manifest["end"]
         stems = [self.folder / entry["stem"] for entry in entries]
-        # plain views: slicing an np.memmap costs twenty times as much as slicing an array
-        self._vectors = [np.memmap(f"{stem}.vec", "<f2", "r").view(np.ndarray).reshape(-1, self.width) for stem in stems]
-        self._texts = [np.memmap(f"{stem}.text", np.uint8, "r").view(np.ndarray) for stem in stems]
-        self._ends = [np.memmap(f"{stem}.sentences", "<i8", "r").view(np.ndarray) for stem in stems]
+        self._vectors = _mapped([f"{stem}.vec" for stem in stems], "<f2", self.width)
+        self._texts = _mapped([f"{stem}.text" for stem in stems], "u1")
+        self._ends = _mapped([f"{stem}.sentences" for stem in stems], "<i8")
         stops = [np.fromfile(f"{stem}.documents", "<i8") for stem in stems]
         starts = [np.concatenate([[0], stop[:-1]]) for stop in stops]
         none = np.zeros(0, np.int64)
         shard = np.repeat(np.arange(len(stems)), [len(stop) for stop in stops])  # (documents,)
         start, sizes = np.concatenate([none, *starts]), np.concatenate([none, *stops]) - np.concatenate([none, *starts])
-        self.documents, self.sentences = len(sizes), int(sizes.sum())
+        self.shards, self.documents, self.sentences = len(stems), len(sizes), int(sizes.sum())
         pieces = -(-sizes // wrap)  # chunks of each document
         self.document = np.repeat(np.arange(len(sizes)), pieces)  # (chunks,) of which document a chunk is
         within = np.arange(len(self.document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -53,25 +58,42 @@ class SentenceStore:
         out = np.zeros((len(numbers), int(lengths.max(initial=0)), self.width), np.float32)
         places = zip(out, self._shard[numbers].tolist(), self._start[numbers].tolist(), lengths.tolist())
         for row, shard, start, length in places:
-            row[:length] = self._vectors[shard][start : start + length]
+            row[:length] = self._vectors(shard)[start : start + length]
         return out, lengths
 
     def texts(self, number: int) -> list[str]:
         """The sentences of a chunk."""
         shard, start, length = int(self._shard[number]), int(self._start[number]), int(self.lengths[number])
-        stops = self._ends[shard][start : start + length].tolist()
-        first = int(self._ends[shard][start - 1]) if start else 0
-        return [self._texts[shard][a:b].tobytes().decode() for a, b in zip([first, *stops], stops)]
+        ends, text = self._ends(shard), self._texts(shard)
+        stops = ends[start : start + length].tolist()
+        first = int(ends[start - 1]) if start else 0
+        return [text[a:b].tobytes().decode() for a, b in zip([first, *stops], stops)]
 
     def sample(self, count: int) -> np.ndarray:
         """Vectors of at most so many sentences, evenly spread over the split, to fit a normalizer or codebook: (n, E) float32."""
         count, taken, passed = min(count, self.sentences), [], 0
         wanted = np.arange(count) * self.sentences // max(1, count)
-        for vectors in self._vectors:
+        for vectors in map(self._vectors, range(self.shards)):
             rows = wanted[(wanted >= passed) & (wanted < passed + len(vectors))] - passed
             taken.append(vectors[rows].astype(np.float32))
             passed += len(vectors)
         return np.concatenate([np.zeros((0, self.width), np.float32), *taken])
+
+
+def _mapped(paths: list[str], dtype: str, *shape: int) -> Callable[[int], np.ndarray]:
+    """The files as arrays (-1, *shape), each mapped when it is first asked for; those not used for longest are let go of.
+
+    By torch: numpy's maps hold a file descriptor each, of which a process often may have 1024, and slice twenty times slower.
+    """
+
+    @lru_cache(MAPS)
+    def array(number: int) -> np.ndarray:
+        path = paths[number]
+        content = torch.from_file(path, shared=False, size=os.path.getsize(path), dtype=torch.uint8).numpy()
+        content.flags.writeable = False
+        return content.view(dtype).reshape(-1, *shape)
+
+    return array
 
 
 def complete(folder: Path, expected: str | None = None) -> bool:
@@ -97,6 +119,18 @@ def read_manifest(folder: Path) -> dict:
         raise FileNotFoundError(f"there is no sentence store in {folder}: prepare_data() (or `zoo prepare`) builds it") from None
     except json.JSONDecodeError:
         raise ValueError(f"{folder / 'manifest.json'} is damaged: delete it and run again, the shards are kept") from None
+
+
+def report(manifest: dict) -> str:
+    """What a store holds, and what its making left out or cut, as its manifest says."""
+    splits = manifest["splits"].items()
+    counts = ", ".join(f"{name} {n['sentences']:,} sentences of {n['documents']:,} documents" for name, n in splits)
+    dropped = Counter(manifest.get("dropped", {})) + Counter({"without a sentence": manifest["without_sentences"]})
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])))
+    said = f"{counts}; left out: {reasons or 'nothing'}"
+    if cut := manifest.get("truncated"):
+        said += f"; {cut:,} sentences were too long for the encoder and lost their end: set the segmenter's Capped(characters=…)"
+    return said
 
 
 def present(folder: Path, entry: dict) -> bool:

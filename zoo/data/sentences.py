@@ -3,13 +3,15 @@
 A folder holds, for each split and block of documents, four files: `train-00000-000.vec` (little-endian float16, (sentences, E)),
 `.text` (UTF-8, one sentence after the other), `.sentences` (int64, where each ends in the text) and `.documents` (int64, the
 number of the sentence after each document's last). A sidecar such as `00000-000.json` says that a block is whole and on disk,
-`00000.json` that all blocks of some parts are; `manifest.json` comes last. What a block holds depends on the source alone, so a
-resumed build writes the same bytes, and any executor's store is that of the local loop.
+`00000.json` that all blocks of some parts are; `manifest.json`, which also says what was left out or cut, comes last. What a
+block holds depends on the source alone, so a resumed build writes the same bytes, and any executor's store is that of the local
+loop.
 """
 
 import hashlib
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 from zoo.data.language import LANG
 from zoo.data.segment import Segmenter
 from zoo.data.sentence_store import complete, present
-from zoo.data.shards import SPLITS, Progress, clear, sidecar_path, write_json
+from zoo.data.shards import SPLITS, Progress, sidecar_path, write_json
 from zoo.data.sources import Document, digest
 from zoo.data.store import FULL, SHARDS, locked
 
@@ -32,7 +34,8 @@ SUFFIXES = ("vec", "text", "sentences", "documents")
 
 class Encoder(Protocol):
     """What turns sentences into vectors. `fingerprint`: hexadecimal, of what decides them; `width`: E. `encode` gives
-    (N, E) finite floats, the vector of a text not depending on the others beside it."""
+    (N, E) finite floats, the vector of a text not depending on the others beside it. If it has `truncated`, that is the number
+    of texts so far that were too long for it."""
 
     fingerprint: str
     width: int
@@ -134,9 +137,8 @@ class SentenceShards:
     def __call__(self, data, rank: int = 0, world_size: int = 1):
         """Every world_size-th shard; what comes in is handed on."""
         for index in range(rank, self.count, world_size):
-            if not self.done(index):
-                for _ in self.write(index):
-                    pass
+            for _ in self.write(index):
+                pass
         return data
 
     def done(self, index: int) -> bool:
@@ -147,19 +149,26 @@ class SentenceShards:
         return all(self._block(index, number) is not None for number in range(about["blocks"]))
 
     def write(self, index: int) -> Iterator[int]:
-        """Write what is missing of a shard; yields the characters of each block, whether it was there or not."""
+        """Write what is missing of a shard, after any other process that is at it; yields the characters of each block, whether
+        it was there or not."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = -1
-        documents = (document for part in self.groups[index] for document in self.source.read(part))
-        for number, block in enumerate(blocks(documents, self.characters)):
-            if self._block(index, number) is None:
-                self._write(index, number, block)
-            yield sum(len(document.text) for document in block)
-        write_json(sidecar_path(self.folder, index), {"key": self._key(index), "blocks": number + 1})
+        with locked(self.folder / f".{index:05d}.lock"):
+            if self.done(index):
+                return
+            for leftover in self.folder.glob("*.tmp"):
+                if f"{index:05d}" in leftover.name.split(".")[0].split("-"):  # its writer is gone: the lock says so
+                    leftover.unlink(missing_ok=True)
+            number = -1
+            documents = (document for part in self.groups[index] for document in self.source.read(part))
+            for number, block in enumerate(blocks(documents, self.characters)):
+                if self._block(index, number) is None:
+                    self._write(index, number, block)
+                yield sum(len(document.text) for document in block)
+            write_json(sidecar_path(self.folder, index), {"key": self._key(index), "blocks": number + 1})
 
     def _write(self, index: int, number: int, block: list[Document]) -> None:
         writers: dict[str, _Writer] = {}
-        empty = 0
+        empty, cut = 0, getattr(self.encoder, "truncated", 0)
         try:
             for document, vectors in encoded(segmented(block, self.segmenter, self.lang, self.end), self.encoder, self.lang):
                 if not document.texts:
@@ -172,7 +181,9 @@ class SentenceShards:
         finally:
             for writer in writers.values():
                 writer.discard()
-        write_json(_block_path(self.folder, index, number), {"key": self._key(index), "empty": empty, "files": entries})
+        cut = getattr(self.encoder, "truncated", 0) - cut
+        about = {"key": self._key(index), "empty": empty, "truncated": cut, "files": entries}
+        write_json(_block_path(self.folder, index, number), about)
 
     def _block(self, index: int, number: int) -> dict | None:
         """The sidecar of a block that is whole, or None. RuntimeError for a file of another size than when it was written."""
@@ -188,20 +199,23 @@ class SentenceShards:
         missing = [index for index in range(self.count) if not self.done(index)]
         if missing:
             raise RuntimeError(f"{len(missing)} of {self.count} shards of {self.folder} are missing: run the same command again")
-        entries, empty = [], 0
+        entries, empty, cut = [], 0, 0
         for index in range(self.count):
             for number in range(_sidecar(sidecar_path(self.folder, index))["blocks"]):
                 about = self._block(index, number)
-                entries, empty = entries + about["files"], empty + about["empty"]
+                entries += about["files"]
+                empty, cut = empty + about["empty"], cut + about.get("truncated", 0)  # older blocks do not say
         totals = {split: Counter(sentences=0, documents=0, bytes=0) for split in SPLITS}
         for entry in entries:
             totals[entry["split"]].update({name: entry[name] for name in ("sentences", "documents", "bytes")})
         manifest = {
             "description": self.source.description, "source": self.source.fingerprint, "segmenter": self.segmenter.fingerprint,
             "encoder": self.encoder.fingerprint, "fingerprint": self.fingerprint, "lang": self.lang, "end": self.end,
-            "width": self.encoder.width, "dtype": "<f2", "without_sentences": empty, "splits": totals, "shards": entries,
+            "width": self.encoder.width, "dtype": "<f2", "dropped": getattr(self.source, "dropped", {}),
+            "without_sentences": empty, "truncated": cut, "splits": totals, "shards": entries,
         }  # fmt: skip
-        write_json(self.folder / "manifest.json", manifest)
+        with locked(self.folder / ".manifest.lock"):
+            write_json(self.folder / "manifest.json", manifest)
 
 
 def fingerprint(source, segmenter: Segmenter, encoder: Encoder, lang: str = LANG, end: str | None = END) -> str:
@@ -220,7 +234,6 @@ def build(shards: SentenceShards, progress: bool = True) -> None:
         with locked(folder / ".store.lock"):
             if complete(folder, shards.fingerprint):
                 return
-            clear(folder)
             missing = [index for index in range(shards.count) if not shards.done(index)]
             with Progress(shards.count, shards.count - len(missing), folder, progress) as report:
                 for index in missing:
@@ -254,7 +267,8 @@ class _Writer:
     def __init__(self, folder: Path, stem: str, split: str):
         self.entry = {"stem": stem, "split": split, "sentences": 0, "documents": 0, "bytes": 0}
         self.paths = {suffix: folder / f"{stem}.{suffix}" for suffix in SUFFIXES}
-        self.temporary = {suffix: path.with_name(f"{path.name}.{os.getpid()}.tmp") for suffix, path in self.paths.items()}
+        mine = f"{platform.node()}.{os.getpid()}"  # several machines may share the folder
+        self.temporary = {suffix: path.with_name(f"{path.name}.{mine}.tmp") for suffix, path in self.paths.items()}
         self.files = {suffix: open(path, "wb") for suffix, path in self.temporary.items()}
 
     def add(self, texts: list[str], vectors: np.ndarray) -> None:

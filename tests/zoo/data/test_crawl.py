@@ -5,6 +5,7 @@ import random
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,7 +151,12 @@ def test_web_archives_to_both_views(data, tmp_path, capsys):
     (tmp_path / "a.wet.gz").write_bytes(by_record([conversion(text) for text in [*texts, texts[3], "short"]])[:-3])
     given = {"source": "warc", "files": [f"{tmp_path}/*.gz"]}
     made = data(**given)
-    assert "30 documents kept; left out: 1 damaged or truncated gzip, 1 exact duplicate" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "left out: 1 damaged or truncated gzip, 1 exact duplicate" in said
+    assert sum(n["documents"] for n in made.stores["train"].manifest["splits"].values()) == 30
+    data(**given)  # which builds nothing, and reads what the manifest says
+    data(source="store", files=[str(made.folder)], encoder=None)
+    assert capsys.readouterr().out.count("left out: 1 damaged or truncated gzip, 1 exact duplicate") == 2
     assert {each.text for each in made.documents()} == set(texts) and all(made.windows(split) for split in made.stores)
     assert made.stores["train"].texts(0)[-1] == END
     tokens = data(**given, view="tokens", tokenizer="bytes", context=64, encoder=None, prepare_workers=1)
@@ -164,6 +170,14 @@ def test_a_store_stands_for_its_corpus(data, attach):
     for mine, theirs in zip(attach(lone).train_dataloader(), attach(made).train_dataloader()):
         assert all((mine[name] == theirs[name]).all() for name in mine)
     assert [each.text for each in lone.documents("test")] == [each.text for each in made.documents("test")]
+
+
+def test_a_store_that_is_there_asks_the_encoder_for_its_fingerprint_alone(data, attach):
+    made = data()
+    named = data(encoder=SimpleNamespace(fingerprint=made.encoder.fingerprint))
+    assert (named.folder, named.width) == (made.folder, 6)
+    for mine, theirs in zip(attach(named).train_dataloader(), attach(made).train_dataloader()):
+        assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
 def test_it_is_described_by_a_config():

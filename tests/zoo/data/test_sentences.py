@@ -2,9 +2,11 @@
 
 import errno
 import json
+import os
 import pickle
 import random
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from sentence_vectors import Hashed, Stops, vector
 
 from zoo.data import sentences
 from zoo.data.scale import executor
-from zoo.data.sentence_store import SentenceStore
+from zoo.data.sentence_store import SentenceStore, report
 from zoo.data.sentences import END, SentenceShards, build
 from zoo.data.sources import Files
 
@@ -102,7 +104,8 @@ def test_a_killed_build_goes_on_where_it_was(shards, limit, monkeypatch):
     build(shards("reference", whole_encoder := Hashed()), progress=False)
     with pytest.raises(KeyboardInterrupt):
         build(shards(encoder=Hashed(limit)), progress=False)
-    (shards().folder / "00000-000.vec.123.tmp").write_bytes(b"left by a kill")
+    for name in ("train-00001-000.vec.node.123.tmp", "00001.json.123.tmp"):
+        (shards().folder / name).write_bytes(b"left by a kill")
     again = Hashed()
     build(shards(encoder=again), progress=False)
     assert content(shards().folder) == content(shards("reference").folder)
@@ -110,6 +113,79 @@ def test_a_killed_build_goes_on_where_it_was(shards, limit, monkeypatch):
     idle = Hashed(0)
     build(shards(encoder=idle), progress=False)
     assert idle.count == 0
+
+
+def test_two_writers_of_a_shard_take_turns(shards, monkeypatch):
+    monkeypatch.setattr(sentences, "BATCH", 32)
+    monkeypatch.setattr("platform.node", lambda: "node7")
+    build(reference := shards("reference"), progress=False)
+    reached, go, errors = threading.Event(), threading.Event(), []
+
+    class Waiting(Hashed):
+        def encode(self, texts, lang):
+            if self.count:  # the files of its first block are open by now
+                reached.set()
+                go.wait(60)
+            return super().encode(texts, lang)
+
+    def run(work):
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    task, other = shards(encoder=Waiting()), Hashed()
+    writer = threading.Thread(target=run, args=(lambda: list(task.write(0)),))
+    builder = threading.Thread(target=run, args=(lambda: build(shards(encoder=other), progress=False),))
+    writer.start()
+    assert reached.wait(60)
+    builder.start()
+    builder.join(1)
+    left = [path.name for path in task.folder.glob("*.tmp")]
+    waited = builder.is_alive()
+    go.set()
+    writer.join()
+    builder.join()
+    assert errors == [] and waited and left and all(".node7." in name for name in left)
+    assert content(task.folder) == content(reference.folder)
+    assert other.count and task.encoder.count + other.count == reference.encoder.count  # nothing twice
+
+
+def test_a_store_of_more_files_than_a_process_may_open(shards, source):
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    made = shards(characters=1)  # a block for each document
+    build(made, progress=False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 20, limits[1]))
+    try:
+        stores = {split: SentenceStore(made.folder, split, wrap=10**6) for split in ("train", "validation", "test")}
+        found = {split: [store.texts(number) for number in range(len(store))] for split, store in stores.items()}
+        vectors, lengths = stores["train"].chunks(np.arange(len(stores["train"])))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert stores["train"].shards > 20 and found == {split: naive(source, split) for split in stores}
+    rows = [row[:length] for row, length in zip(vectors, lengths)]
+    assert (np.concatenate(rows) == stores["train"].sample(10**9)).all()
+
+
+def test_what_was_cut_or_dropped_is_in_the_manifest(shards, source):
+    class Short(Hashed):
+        truncated = 3  # of an earlier store
+
+        def encode(self, texts, lang):
+            self.truncated += sum(len(text) > 15 for text in texts)
+            return super().encode(texts, lang)
+
+    made = shards(encoder=Short(), characters=1)  # a block for each document
+    next(made.write(0))
+    source.dropped = {"broken record": 2}
+    again = shards(encoder=Short(), characters=1)  # another process does the rest
+    build(again, progress=False)
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    documents = [texts for split in ("train", "validation", "test") for texts in naive(source, split)]
+    cut = sum(len(text) > 15 for texts in documents for text in set(texts))
+    assert manifest["truncated"] == cut > again.encoder.truncated - 3 > 0 and manifest["dropped"] == {"broken record": 2}
+    assert f"left out: 2 broken record, 1 without a sentence; {cut:,} sentences were too long for the encoder" in report(manifest)
 
 
 def test_a_repeated_sentence_is_encoded_once_in_a_block(shards, source):
