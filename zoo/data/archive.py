@@ -4,6 +4,8 @@ warcio reads the records; the framing around them is ours, because a damaged gzi
 and not the rest of the file. What is left out is counted by reason, never raised.
 """
 
+import codecs
+import contextlib
 import mmap
 import re
 import zlib
@@ -145,30 +147,45 @@ def _page(record, longest: int) -> Page | str:
 
 
 def decoded(page: Page) -> str | None:
-    """The text of a page's bytes, or None where no encoding fits: UTF-8 where it decodes, else what the server, the page itself
-    or a guess says. Western "Latin-1" is read as Windows-1252, as browsers do; a few broken bytes are left out."""
+    """The text of a page's bytes, or None where no encoding fits: UTF-8 where it decodes, a few broken bytes aside, else what the
+    server, the page itself or a guess says. Broken bytes, control characters and half surrogate pairs are left out."""
     meta = re.search(rb"<meta[^>]+charset=[\"']?([\w.:-]+)", page.content[:4096], re.I) if page.html else None
-    named = [page.charset, meta and meta[1].decode("ascii", "replace")]
-    for encoding in ["utf-8-sig", *filter(None, named)]:
-        encoding = "cp1252" if encoding.lower() in ("iso-8859-1", "latin1", "latin-1", "us-ascii", "ascii") else encoding
-        try:
-            text = page.content.decode(encoding)
-            break
-        except (LookupError, UnicodeDecodeError, ValueError):
-            continue
-    else:
-        text = page.content.decode("utf-8", "replace")
-        if _strange(text) > 0.005 * len(text):
-            guess = package("charset_normalizer").from_bytes(page.content[:20_000]).best()
-            text = page.content.decode(guess.encoding, "replace") if guess else text
-    if _strange(text) > 0.005 * len(text):
+    named = [_of_the_web(name) for name in (page.charset, meta and meta[1].decode("ascii", "replace")) if name]
+    for text in _readings(page.content, list(filter(None, named))):
+        kept = text.translate(_LEFT_OUT)
+        if len(text) - len(kept) <= 3 + 0.005 * len(text):  # one broken character is three at most
+            return kept
+    return None
+
+
+_LEFT_OUT = dict.fromkeys([0xFFFD, *range(9), 0xB, 0xC, *range(0xE, 0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)])
+_WEB = re.compile(r"ascii|(utf-(8|16|32)|iso(8859-|2022_)|cp(125|8|9)|koi8-|mac-|gb|big5|euc_|shift_jis)[\w-]*|hz|johab|tis-620")
+
+
+def _of_the_web(charset: str) -> str | None:
+    """Python's name of an encoding that pages are written in; not of those that only programs use (unicode_escape, utf-7, …).
+    "Latin-1" is Windows-1252, as in browsers."""
+    try:
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
         return None
-    return text.translate(_LEFT_OUT)
+    return "cp1252" if name in ("ascii", "iso8859-1") else name if _WEB.fullmatch(name) else None
 
 
-_LEFT_OUT = dict.fromkeys([0xFFFD, *range(9), 0xB, 0xC, *range(0xE, 0x20), *range(0x7F, 0xA0)])
-
-
-def _strange(text: str) -> int:
-    """Characters that no text has: replacements and controls."""
-    return len(text) - len(text.translate(_LEFT_OUT))
+def _readings(content: bytes, named: list[str]) -> Iterator[str]:
+    """What the bytes of a page may say in the encodings that it may have, the likeliest first."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        named = ["utf-16", *named]
+    if b"\x1b" in content or b"\0" in content:  # valid UTF-8 all the same
+        yield from (content.decode(name, "replace") for name in named if name.startswith(("iso2022", "utf-16", "utf-32")))
+    text = content.decode("utf-8-sig", "replace")
+    broken = text.count("\ufffd") - content.count("\ufffd".encode())
+    if not broken or sum(character > "\x7f" for character in text) > 2 * broken:  # hardly any other encoding is valid so often
+        yield text
+    for name in named:
+        with contextlib.suppress(ValueError):
+            yield content.decode(name)
+    if broken <= 0.005 * len(text):
+        yield text
+    if guess := package("charset_normalizer").from_bytes(content[:20_000]).best():
+        yield content.decode(guess.encoding, "replace")

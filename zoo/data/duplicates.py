@@ -17,7 +17,7 @@ class Duplicates:
     """`duplicates(text)` says why a text repeats an earlier one, or None, and remembers it then; the first of several is kept.
 
     similar: the Jaccard similarity of 5-grams of words (of characters where words are not spaced), as estimated from 112 hashes,
-    from which on a text is a near duplicate; None: only exact repetitions count, up to white space. About 1 kB per kept text.
+    from which on a text is a near duplicate; None: only exact repetitions count, up to white space. About 5 kB per kept text.
     """
 
     def __init__(self, similar: float | None = 0.8):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 
 LANG = "eng_Latn"
-# ISO 639-3 and 639-1
+# ISO 639-3 and 639-1; a macro-language with one written member has its code
 SHORT = dict(zip(*[iter("""
     afr af   als sq   amh am   ara ar   arb ar   asm as   aze az   azj az   bak ba   bel be   ben bn   bod bo   bos bs   bul
     bg   cat ca   ces cs   cym cy   dan da   deu de   dzo dz   ekk et   ell el   eng en   epo eo   est et   eus eu   ewe ee
@@ -22,8 +22,10 @@ SHORT = dict(zip(*[iter("""
     sg   san sa   sin si   slk sk   slv sl   smo sm   sna sn   snd sd   som so   sot st   spa es   sqi sq   srd sc   srp sr
     ssw ss   sun su   swe sv   swh sw   tam ta   tat tt   tel te   tgk tg   tgl tl   tha th   tir ti   tsn tn   tso ts   tuk
     tk   tur tr   twi tw   uig ug   ukr uk   urd ur   uzn uz   vie vi   wol wo   xho xh   ydd yi   yor yo   yue zh   zho zh
-    zsm ms   zul zu   fas fa   swa sw   uzb uz   nep ne   mon mn   mlg mg   lav lv   fil tl   prs fa
+    zsm ms   zul zu   fas fa   swa sw   uzb uz   nep ne   mon mn   mlg mg   lav lv   fil tl   prs fa   yid yi   ori or   kur ku
+    kmr ku   que qu   aym ay   ayr ay   ful ff   fuv ff   kau kr   knc kr   din dik   nor no   hbs sh   bih bh   aka ak
 """.split())] * 2))  # fmt: skip
+MEMBERS = {"ak": "fat tw", "bh": "bho mag mai", "no": "nb nn", "sh": "bs hr sr"}  # of a macro-language, with several
 UNSPACED = frozenset("bo dz ja km lo my th zh".split())  # written without spaces between words
 
 # ISO 639 -> justext's stop lists; those of close relatives compete, so a text must be likelier in the one asked for
@@ -35,7 +37,7 @@ LISTS = {
     af Afrikaans an Aragonese ar Arabic ast Asturian az Azerbaijani bg Bulgarian bn Bengali br Breton ca Catalan ceb Cebuano
     cs Czech cv Chuvash cy Welsh da Danish de German el Greek eo Esperanto es Spanish et Estonian eu Basque fa Persian fi Finnish
     fr French fy West_Frisian ga Irish gl Galician gu Gujarati he Hebrew hi Hindi ht Haitian hu Hungarian hy Armenian
-    id Indonesian ig Igbo is Icelandic it Italian jv Javanese ka Georgian kk Kazakh kmr Kurdish kn Kannada ko Korean ku Kurdish
+    id Indonesian ig Igbo is Icelandic it Italian jv Javanese ka Georgian kk Kazakh kn Kannada ko Korean ku Kurdish
     ky Kyrgyz la Latin lb Luxembourgish lmo Lombard lt Lithuanian lv Latvian mk Macedonian ml Malayalam mr Marathi ms Malay
     mt Maltese nb Norwegian_Bokmal ne Nepali nl Dutch nn Norwegian_Nynorsk no Norwegian_Bokmal oc Occitan pl Polish
     pt Portuguese qu Quechua ro Romanian ru Russian scn Sicilian sk Slovak sl Slovenian sq Albanian su Sundanese sv Swedish
@@ -59,6 +61,15 @@ def short(lang: str) -> str:
 def told(lang: str) -> bool:
     """Whether `written_in` has a rule for a language."""
     return short(lang) in LISTS or short(lang) in SCRIPTS
+
+
+def spoken(text: str, lang: str, identified: str | None) -> bool:
+    """Whether a text is in a language: by what somebody `identified` it as, in any code for it; where that is one of MEMBERS'
+    macro-languages, or None, by `written_in`. Without a rule a macro-language counts as the language, and None does not."""
+    code, said = short(lang), short(identified or "")
+    if identified and code not in MEMBERS.get(said, "").split():
+        return code == said or said in MEMBERS.get(code, "").split()
+    return written_in(text, lang) if told(lang) else bool(identified)
 
 
 def written_in(text: str, lang: str) -> bool:

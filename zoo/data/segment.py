@@ -33,9 +33,11 @@ AFTER_MODELS = (_MARKS["..."], "\n", *(_MARKS[mark] for mark in "!?;:.,"), "\t",
 AFTER_RULES = (*(_MARKS[mark] for mark in (".", "!", "?", "...")), "\n", *(_MARKS[mark] for mark in ";,:"), ">", "[\\s፡་\u200b]")
 
 EMOJI = re.compile(
-    "[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\U0001f000-\U0001f0ff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]"
-    "[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u20e3\U000e0020-\U000e007f]*\u200d?|[\ufe0f\u20e3]"
+    "(?:[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\U0001f000-\U0001f0ff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]"
+    "[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u20e3\U000e0020-\U000e007f]*\u200d?|[\ufe0f\u20e3])+"
 )
+GLUED = re.compile(r"[^\s.,;:!?…)\]}]")  # what needs a space before it where an emoji was
+WRAPPED = 50, 100  # characters of most lines of hard-wrapped text
 
 
 class Segmenter(Protocol):
@@ -196,7 +198,7 @@ class Cleaned:
     """The clean-up around a segmenter, which loses characters on purpose: emoji are taken out first; in each sentence runs of
     white space become one space; sentences without a letter are dropped.
 
-    lines: a line end also ends a sentence, as in web text, whose lines are paragraphs, and unlike that of hard-wrapped books.
+    lines: a line end also ends a sentence, as in web text, whose lines are paragraphs; hard-wrapped books are `unwrapped` first.
     """
 
     def __init__(self, segmenter: Segmenter, lines: bool = True):
@@ -207,10 +209,32 @@ class Cleaned:
         return digest("cleaned", self.segmenter.fingerprint, self.lines)
 
     def __call__(self, text: str, lang: str = LANG) -> list[str]:
-        text = EMOJI.sub("", text)
-        texts = text.splitlines() if self.lines else [text]
+        text = EMOJI.sub(lambda found: " " if GLUED.match(text, found.end()) else "", text)
+        texts = unwrapped(text).splitlines() if self.lines else [text]
         pieces = [" ".join(piece.split()) for part in texts if part.strip() for piece in self.segmenter(part, lang)]
         return [piece for piece in pieces if any(map(str.isalpha, piece))]
+
+
+def unwrapped(text: str) -> str:
+    """A hard-wrapped text with its paragraphs on one line each; any other text as it is.
+
+    A text is hard-wrapped if most of the lines that another follows have a width in WRAPPED, hardly any is longer, and most of
+    those that follow begin in lower case: lists, verse, and web pages, whose lines are items or paragraphs, do not. In it a line
+    goes on in the next if it is no shorter or the next begins in lower case; a hyphen at its end stays, without a space.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    lengths = list(map(len, lines))
+    lower = [line[:1].islower() for line in lines]
+    least, most = WRAPPED
+    inner = [i for i in range(len(lines) - 1) if lines[i] and lines[i + 1]]
+    wide = sum(least <= lengths[i] <= most for i in inner)
+    if 2 * min(wide, sum(lower[i + 1] for i in inner)) <= len(inner) or 50 * sum(n > most for n in lengths) > len(inner):
+        return text
+    ends = ["\n"] * len(lines)
+    for i in inner:
+        if lengths[i] >= least or lower[i + 1]:
+            ends[i] = "" if re.search(r"\w-$", lines[i]) and lower[i + 1] else " "
+    return "".join(part for pair in zip(lines, ends) for part in pair)
 
 
 def spans(text: str, ends: np.ndarray) -> list[tuple[int, int]]:

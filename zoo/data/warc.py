@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -10,12 +11,12 @@ from pathlib import PurePath
 
 from zoo.data.archive import Page, decoded, pages
 from zoo.data.duplicates import Duplicates
-from zoo.data.language import LANG, short, told, written_in
+from zoo.data.language import LANG, spoken, told
 from zoo.data.pieces import sample_hash
 from zoo.data.segment import package
 from zoo.data.sources import Document, Source, digest, identity, split_of
 
-RULES = 1  # part of the fingerprint: raise it when what is kept or extracted changes
+RULES = 2  # part of the fingerprint: raise it when what is kept or extracted changes
 
 
 class WARC(Source):
@@ -28,8 +29,8 @@ class WARC(Source):
 
     Args:
         patterns: paths or globs.
-        lang: the language kept, by what the crawler identified, where a WET file says so, or else by `language.written_in`;
-            None keeps all.
+        lang: the language kept, by what the crawler identified, where a WET file says so, or else by `language.written_in`,
+            which has no rule for some languages; None keeps all.
         duplicates: False keeps repetitions and saves the planning pass.
         similar: Jaccard similarity from which on two texts are near duplicates; None: exact ones only.
         shortest: characters; shorter texts count as empty.
@@ -37,8 +38,8 @@ class WARC(Source):
         validation, test: share held out by the hash of the text. Where it catches none of a small corpus, the document with the
             lowest hash is taken.
 
-    Raises FileNotFoundError for a pattern without files, ValueError for a language without a rule or when no document is left,
-    ImportError where warcio or trafilatura is missing.
+    Raises FileNotFoundError for a pattern without files, ValueError for what is no code of a language or when no document is
+    left, ImportError where warcio or trafilatura is missing.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class WARC(Source):
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         self.lang, self.duplicates, self.similar = lang, duplicates, similar
         self.shortest, self.longest, self.validation, self.test = shortest, longest, validation, test
-        if lang is not None and not told(lang):
-            raise ValueError(f"there is no rule that tells texts in {lang!r}: give lang None, which keeps all languages")
+        if lang is not None and not re.fullmatch(r"[A-Za-z]{2,3}([-_]\w+)*", lang):
+            raise ValueError(f"{lang!r} is no code of a language: give one like eng_Latn, or None, which keeps all languages")
 
     @property
     def description(self) -> str:
@@ -91,10 +92,7 @@ class WARC(Source):
 
     def report(self) -> str:
         """What was kept and dropped, in a line."""
-        reasons = ", ".join(
-            f"{count:,} {reason}" for reason, count in sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
-        )
-        return f"{self.description}: {self.kept:,} documents kept; left out: {reasons or 'nothing'}"
+        return f"{self.description}: {self.kept:,} documents kept; left out: {_listed(self.dropped)}"
 
     def parts(self) -> list[str]:
         _ = self._rescued  # planned here once and carried to the workers
@@ -129,7 +127,7 @@ class WARC(Source):
         if missing and len(donor) <= len(missing):
             raise ValueError(
                 f"{self.description}: {kept.total()} document(s) left, too few for {', '.join(self._wanted)}: add files, keep "
-                "all languages (lang null), or set validation and test to 0"
+                f"all languages (lang null), or set validation and test to 0; left out: {_listed(dropped)}"
             )
         repeats = {path: frozenset(numbers) for path, numbers in repeated.items()}
         return +dropped, kept.total(), repeats, dict(zip(donor, missing))
@@ -159,13 +157,18 @@ class WARC(Source):
                 dropped[reason] += 1
             elif len(text) < self.shortest:
                 dropped["no text, or hardly any"] += 1
-            elif self.lang and not self._spoken(text, page):
+            elif self.lang and not (page.lang or told(self.lang)):
+                dropped[f"language unknown, as {self.lang} has no rule"] += 1
+            elif self.lang and not spoken(text, self.lang, page.lang):
                 dropped["another language"] += 1
             else:
                 yield text
 
-    def _spoken(self, text: str, page: Page) -> bool:
-        return short(page.lang) == short(self.lang) if page.lang else written_in(text, self.lang)
+
+def _listed(dropped: Counter) -> str:
+    """The reasons, the most frequent first."""
+    found = sorted((-count, reason) for reason, count in dropped.items() if count)
+    return ", ".join(f"{-count:,} {reason}" for count, reason in found) or "nothing"
 
 
 def text_of(page: Page) -> tuple[str, str | None]:

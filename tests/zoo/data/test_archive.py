@@ -131,6 +131,16 @@ GERMAN, RUSSIAN = "Größe – „schön“ und süß", "Он сказал, чт
         (b'<meta charset="windows-1251">' + RUSSIAN.encode("cp1251"), True, None, '<meta charset="windows-1251">' + RUSSIAN),
         (b"\xef\xbb\xbf" + GERMAN.encode(), False, "no-such-charset", GERMAN),
         ("今日は".encode("shift_jis"), False, "Shift_JIS", "今日は"),
+        ("今日は".encode("iso2022_jp"), False, "ISO-2022-JP", "今日は"),  # valid ASCII, and what the server says all the same
+        ("The man said".encode("utf-16-le"), False, "utf-16le", "The man said"),
+        (GERMAN.encode("utf-16"), False, None, GERMAN),
+        (GERMAN.encode()[:-1], False, "iso-8859-1", GERMAN[:-1]),  # broken UTF-8 is UTF-8
+        (b'<meta charset="utf-8">\xff' + GERMAN.encode(), True, "windows-1252", '<meta charset="utf-8">' + GERMAN),
+        (RUSSIAN.encode()[1:], False, "koi8-r", RUSSIAN[1:]),
+        ("Öl für 5 £".encode("cp1252"), False, "iso-8859-1", "Öl für 5 £"),
+        ((GERMAN * 3).encode("cp1252"), False, None, GERMAN * 3),  # a guess; its umlauts are no broken UTF-8
+        (b"The man \\ud800 " * 99 + b"\xff", False, "unicode_escape", "The man \\ud800 " * 99),
+        (b"+2AA-" * 99 + b"\xff", False, "utf-7", "+2AA-" * 99),
         (b"a\x00b" + b"c" * 1000, False, None, "ab" + "c" * 1000),
         (b"x" * 2000 + b"\xff" + b"y", False, "utf-8", "x" * 2000 + "y"),
         (bytes(range(256)) * 4, False, "utf-8", None),
@@ -141,6 +151,20 @@ def test_encodings(content, html, charset, wanted):
     if wanted is None:
         pytest.importorskip("charset_normalizer")
     assert decoded(Page("", html, charset, None, content)) == wanted
+
+
+@pytest.mark.parametrize(
+    "charset", ["unicode_escape", "raw_unicode_escape", "utf-7", "punycode", "idna", "undefined", "zlib", "é"]
+)
+def test_no_charset_is_fatal(charset):
+    """What programs alone use as an encoding is not looked at, and what is kept can be written as UTF-8."""
+    pytest.importorskip("charset_normalizer")
+    for content in (b"\\ud800 +2AA- \xff" * 9, b"\x00\xd8" * 99, b"\x1b$B" * 40, bytes(range(255, 0, -1)) * 3):
+        for page in (
+            Page("", False, charset, None, content),
+            Page("", True, None, None, b"<meta charset=%a>" % charset + content),
+        ):
+            (decoded(page) or "").encode()
 
 
 def test_what_a_page_says_of_itself(tmp_path):

@@ -200,7 +200,7 @@ def test_it_is_described_by_a_config():
         ({"source": "warc"}, "data.files and `data.source: warc` go together"),
         ({"source": "store"}, "data.files and `data.source: store` go together"),
         ({"files": ["a"]}, "data.files and `data.source: files`"),
-        ({"source": "warc", "files": ["a"], "lang": "xho_Latn"}, "no rule that tells texts in 'xho_Latn'"),
+        ({"source": "warc", "files": ["a"], "lang": "english"}, "'english' is no code of a language"),
         ({"source": "installed", "context": 0}, r"data.context \(0\)"),
     ],
 )

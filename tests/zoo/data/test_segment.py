@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,19 @@ import pytest
 
 from zoo.data import segment
 from zoo.data.language import LISTS, SCRIPTS, short, told, written_in
-from zoo.data.segment import AFTER_MODELS, AFTER_RULES, Capped, Cleaned, SaT, Sentencex, SpaCy, most_probable, pack, spans
+from zoo.data.segment import (
+    AFTER_MODELS,
+    AFTER_RULES,
+    Capped,
+    Cleaned,
+    SaT,
+    Sentencex,
+    SpaCy,
+    most_probable,
+    pack,
+    spans,
+    unwrapped,
+)
 
 MIXED = (
     "Dr. Smith paid 3.50. He left!  你好。我是学生，今天很好。 नमस्ते। आप कैसे हैं? สวัสดีครับผมชื่อสมชาย\n\nقال: نعم؛ لا. ខ្ញុំស្រឡាញ់។ "
@@ -121,6 +134,65 @@ def test_the_clean_up_is_what_it_says():
     assert Cleaned(Rules())(text) == ["Hi there !", "Two spaces.", "1 ok नमस्ते क्‍ष"]
     assert Cleaned(Rules(), lines=False)("a\nb. c") == ["a b.", "c"]
     assert Cleaned(Capped(Rules(), 8))("🙂" * 50 + "abc") == ["abc"]
+    assert Cleaned(Rules())("Great👍🏽👍Thanks for coming☺See 👋you (🤷)👋!🎉") == ["Great Thanks for coming See you ()!"]
+
+
+NOVEL = [
+    "The man said that he would not be there when they came, and it was all that she had to say about him. It was late, and the "
+    'house was still; nobody had seen him go. "He left," she said again, "as he came."',
+    "There was a well-known path behind the garden, which nobody but Mrs. Bennet had ever taken in the rain, and so it was "
+    "there that they looked for him first. They found a hat, a letter and a half-eaten pear.",
+]
+
+
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_hard_wrapped_paragraphs_are_joined(indent):
+    def wrapped(paragraph, width):
+        return textwrap.fill(paragraph, width, initial_indent=indent)
+
+    for width in (56, 60, 65, 72, 80):
+        book = "\n\n".join(["CHAPTER I", *(wrapped(each, width) for each in NOVEL), "CHAPTER II", wrapped(NOVEL[0], width)])
+        wanted = ["CHAPTER I", *NOVEL, "CHAPTER II", NOVEL[0]]
+        assert [line for line in unwrapped(book).splitlines() if line] == wanted
+        assert Cleaned(Rules())(book) == Cleaned(Rules())("\n".join(wanted))
+    # without blank lines, a short line ends a paragraph, and so does a heading
+    book = "\r\n".join(["CHAPTER I", textwrap.fill(NOVEL[1] + " And a leaf.", 60).replace("\n", "\r\n"), "CHAPTER II"])
+    assert unwrapped(book).splitlines() == ["CHAPTER I", NOVEL[1] + " And a leaf.", "CHAPTER II"]
+
+
+WEB = """
+Skip to content
+Menu
+iPhone and iPad
+about us
+Our twelve favourite walks along the coast of Northern Wales
+Seven things that nobody ever told you about your new kitchen
+How the town of Escopete was given back to the people of it
+Why we will not be there when they come to look at the house
+The man said that he would not be there when they came, and it was all that she had to say about him. It was late, and so on.
+read more
+Copyright 2024 by the owners of this page. All rights reserved.
+""".strip()
+VERSE = """
+Of Man's first disobedience, and the fruit of that forbidden tree
+Whose mortal taste brought death into the World, and all our woe,
+With loss of Eden, till one greater Man restore us, and regain
+The blissful seat, sing, Heavenly Muse, that, on the secret top
+Of Oreb, or of Sinai, didst inspire that shepherd who first taught
+
+And chiefly Thou, O Spirit, that dost prefer before all temples
+The upright heart and pure, instruct me, for Thou know'st; Thou
+""".strip()
+LIST = "\n".join(
+    f"- {['one more of', 'two further'][i % 2]} the things that you should bring along, number {i}" for i in range(20)
+)
+CHINESE = "\n".join(["他说他们来的时候他不会在那里，这就是她要说的全部。" * 3] * 9)
+LONG = "\n".join(NOVEL * 3 + ["and so on, as it has been said of him by those who knew him well"] * 9)
+
+
+@pytest.mark.parametrize("text", [WEB, VERSE, LIST, CHINESE, LONG, "", "\n", "one line of text", "two\nlines"])
+def test_lines_that_are_items_are_not_joined(text):
+    assert unwrapped(text) == text
 
 
 def test_fingerprints_say_what_decides_the_pieces():
@@ -184,6 +256,8 @@ def test_names_of_languages():
     assert [short(name) for name in ("eng_Latn", "eng", "en-US", "arb_Arab", "npi_Deva", "zho_Hant", "tpi_Latn")] == [
         "en", "en", "en", "ar", "ne", "zh", "tpi"
     ]  # fmt: skip
+    for pair in ("yid ydd", "ori ory", "kur kmr", "que quy", "aym ayr", "nep npi", "lav lvs", "zho zho_Hant"):
+        assert len(set(map(short, pair.split()))) == 1
     assert all(told(code) for code in [*LISTS, *SCRIPTS, "eng_Latn", "deu"]) and not told("xho_Latn")
 
 

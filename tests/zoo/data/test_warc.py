@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,36 @@ def test_repetitions_and_languages_are_kept_on_demand(folder):
 def test_mistakes_are_named(folder):
     with pytest.raises(FileNotFoundError, match=r"no file matches 'nothing\*"):
         WARC("nothing*").parts()
-    with pytest.raises(ValueError, match="no rule that tells texts in 'xho_Latn'"):
-        WARC("a", lang="xho_Latn")
+    with pytest.raises(ValueError, match="'english' is no code of a language: give one like eng_Latn"):
+        WARC("a", lang="english")
+    with pytest.raises(ValueError, match=r"0 document\(s\) left.*; left out: 3 language unknown, as xho_Latn has no rule, 1"):
+        WARC(f"{folder}/b*", lang="xho_Latn").parts()
     with pytest.raises(ValueError, match=r"0 document\(s\) left, too few for train, validation, test: add files"):
         WARC(f"{folder}/a*", lang="deu_Latn").parts()
+
+
+NORWEGIAN = "Mannen sa at han ikke ville være der når de kom, og det var alt hun hadde å si om ham den gangen. " * 4
+XHOSA = "Umntu uthe akayi kubakho apho xa befika, kwaye oko kwakukuko konke awayenako ukukuthetha ngaye. " * 4
+
+
+@pytest.mark.parametrize(
+    "text, header, kept, refused",
+    [
+        (NORWEGIAN, "nor", ["nob_Latn", "nb", "nor"], ["nno_Latn", "dan_Latn"]),  # a macro-language: the text decides
+        (NORWEGIAN, "nno,eng", ["nno_Latn", "nor"], ["nob_Latn"]),  # what is said counts
+        (NORWEGIAN, "", ["nob_Latn", "nor"], ["nno_Latn", "xho_Latn"]),
+        (XHOSA, "xho", ["xho_Latn", "xh"], ["zul_Latn", "eng_Latn"]),  # without a rule
+        (XHOSA, "yid", ["ydd_Hebr"], ["heb_Hebr"]),
+        (XHOSA, "ori", ["ory_Orya"], []),
+        (XHOSA, "kur", ["kmr_Latn"], ["ckb_Arab"]),
+        (XHOSA, "que", ["quy_Latn"], []),
+        (XHOSA, "aka", ["aka_Latn", "twi_Latn"], ["ewe_Latn"]),
+    ],
+)
+def test_languages_as_the_crawler_names_them(tmp_path, text, header, kept, refused):
+    pytest.importorskip("warcio", reason="warcio is in the extra `sentences`")
+    pytest.importorskip("justext", reason="justext is in the extra `sentences`")
+    (tmp_path / "a.wet").write_bytes(conversion(text, header))
+    for lang in kept + refused:
+        source = WARC(f"{tmp_path}/a.wet", lang, duplicates=False, validation=0, test=0)
+        assert len(list(source._texts(source.paths[0], Counter()))) == (lang in kept), lang
