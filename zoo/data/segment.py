@@ -206,7 +206,7 @@ class Cleaned:
 
     @property
     def fingerprint(self) -> str:
-        return digest("cleaned", self.segmenter.fingerprint, self.lines)
+        return digest("cleaned", 2, self.segmenter.fingerprint, self.lines)
 
     def __call__(self, text: str, lang: str = LANG) -> list[str]:
         text = EMOJI.sub(lambda found: " " if GLUED.match(text, found.end()) else "", text)

@@ -8,6 +8,7 @@ _PLACES = {  # looked up on first use: a net needs no lightning, and a tokenizer
     "QuantizedDecoder": "adapted",
     "RobustDecoder": "adapted",
     "Space": "space",
+    "SpaceEncoder": "encoder",
     "TextDecoder": "net",
     "TextEncoder": "net",
     "Tokenizer": "tokens",

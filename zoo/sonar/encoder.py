@@ -1,0 +1,71 @@
+"""The encoder of a space as settings: what a store of sentences names in a recipe and sends to other machines."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoo.sonar.folder import CONFIG
+from zoo.sonar.space import Space
+
+
+class SpaceEncoder:
+    """Turns sentences into a space's vectors. The space is opened where and when it is first needed: an encoder that is sent to
+    another process or machine is its settings, and takes the devices that are there.
+
+    Args:
+        space: its folder, or the card of sonar-space that holds the encoder (the paper's: "text_sonar_basic_encoder").
+        device: "auto" is a GPU where the process has one.
+        dtype: of weights and products; vectors are float32.
+    """
+
+    def __init__(self, space: str, device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32"):
+        self.space, self.device, self.dtype = space, device, dtype
+
+    def __getstate__(self) -> dict:
+        return {"space": self.space, "device": self.device, "dtype": self.dtype}
+
+    @cached_property
+    def opened(self) -> Space:
+        """Raises what `Space.opened` raises, in a sentence."""
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Space.opened(self.space, device=device, dtype=getattr(torch, self.dtype))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of what decides a vector: of a folder its encoder's files, which are hashed and not opened; of a card its
+        name."""
+        told = hashlib.sha256(f"{self.dtype} ".encode())
+        folder = Path(self.space).expanduser()
+        if not folder.is_dir():
+            return hashlib.sha256(f"card {self.space} {self.dtype}".encode()).hexdigest()[:32]
+        if not (folder / CONFIG).is_file():
+            raise FileNotFoundError(f"{folder / CONFIG} is missing: give the folder of a space.")
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and _decides(path.relative_to(folder))):
+            told.update(str(path.relative_to(folder)).encode())
+            with open(path, "rb") as file:
+                told.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else file.read())
+        return told.hexdigest()[:32]
+
+    @property
+    def width(self) -> int:
+        return self.opened.width
+
+    @property
+    def truncated(self) -> int:
+        """Texts so far that were too long for it."""
+        return self.opened.truncated if "opened" in self.__dict__ else 0
+
+    def encode(self, texts: list[str], lang: str) -> Tensor:
+        """(N, E) float32. Raises ValueError, in a sentence, for a language that the space does not have."""
+        return self.opened.encode(texts, lang)
+
+
+def _decides(path: Path) -> bool:
+    """Whether a file of a space's folder decides vectors: neither decoder and normalizer, nor what is told about it, do."""
+    return not path.parts[0].startswith(("decoder", "normalizer", "about", "cards", "."))
