@@ -259,7 +259,7 @@ def test_datatrove_writes_what_the_loop_writes(shards):
     pytest.importorskip("datatrove", reason="datatrove is in the extra `scale`")
     build(shards("reference"), progress=False)
     made = shards()
-    executor(made, workers=1).run()
+    executor(made, workers=2).run()
     made.finish()
     reference = content(shards("reference").folder)
     assert content(made.folder) == reference and len(whole(made.folder, "train")) > 30
@@ -270,8 +270,9 @@ def test_datatrove_writes_what_the_loop_writes(shards):
 
 def test_slurm_and_ray_are_told_the_same_work(shards, tmp_path):
     pytest.importorskip("datatrove", reason="datatrove is in the extra `scale`")
-    made = executor(shards(), "slurm", partition="gpu", time="01:00:00", gpus=1, logs=tmp_path / "logs")
+    made = executor(shards(), "slurm", partition="gpu", time="01:00:00", gpus=1, cpus=8, gigabytes=64, logs=tmp_path / "logs")
     assert (made.tasks, made.partition, made.time, made.gpus_per_task) == (2, "gpu", "01:00:00", 1)
+    assert (made.cpus_per_task, made.mem_per_cpu_gb) == (8, 8)
     assert made.pipeline[0].folder == shards().folder
     with pytest.raises(ValueError, match="Slurm executor needs the name of a partition"):
         executor(shards(), "slurm")
