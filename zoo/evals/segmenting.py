@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import lightning as L
 import numpy as np
 
+from zoo.data.language import LANG
 from zoo.data.segment import Cleaned, Segmenter
+from zoo.data.tokenizer import load_tokenizer
 from zoo.evals.autobleu import bleu, grouped, round_trips, spread
 from zoo.sonar.space import Space
 
@@ -73,17 +75,24 @@ class SegmenterScores(L.Callback):
 class SentenceStatistics(L.Callback):
     """At test: how many documents, sentences and tokens a split has, as the paper's table 2 says it of its own.
 
-    Logs `test/documents`, `test/all_sentences`, and per document `test/tokens_q1`, `_q2`, `_q3` (quartiles of the data's own
-    tokens; the paper's are Llama 2's) and `test/sentences_q1`, `_q2`, `_q3`, as the segmenter cuts.
+    Logs `test/documents`, `test/all_sentences`, and per document `test/tokens_q1`, `_q2`, `_q3` (quartiles; the paper's are
+    Llama 2's tokens) and `test/sentences_q1`, `_q2`, `_q3`, as the segmenter cuts.
 
     Args:
         split: "test", "validation" or "train".
         documents: at most; None: all.
         segmenter: None takes the data's.
+        tokenizer: as in `zoo.data.tokenizer.load_tokenizer`; None takes the data's, of sentences or of tokens.
     """
 
-    def __init__(self, split: str = "test", documents: int | None = None, segmenter: Segmenter | None = None):
-        self.split, self.documents, self.segmenter = split, documents, segmenter
+    def __init__(
+        self,
+        split: str = "test",
+        documents: int | None = None,
+        segmenter: Segmenter | None = None,
+        tokenizer: str | None = None,
+    ):
+        self.split, self.documents, self.segmenter, self.tokenizer = split, documents, segmenter, tokenizer
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data = trainer.datamodule
@@ -92,12 +101,12 @@ class SentenceStatistics(L.Callback):
 
     def measured(self, data: L.LightningDataModule, segmenter: Segmenter) -> dict[str, float]:
         """The numbers above, less "test/"."""
-        sentences, tokens = [], []
-        around = len(data.tokenizer.prefix()) + 1  # the language and the end, which are no tokens of the text
+        sentences, tokens, lang = [], [], getattr(data, "lang", LANG)
+        tokenizer = load_tokenizer(self.tokenizer) if self.tokenizer else data.tokenizer
         for text in texts_of(data, self.documents, self.split):
-            pieces = segmenter(text)
+            pieces = segmenter(text, lang)
             sentences.append(len(pieces))
-            tokens.append(sum(map(len, data.tokenizer.encode(pieces))) - around * len(pieces) if pieces else 0)
+            tokens.append(_tokens(tokenizer, text, pieces))
         if not sentences:
             raise ValueError(f"{data.description} has no document in its {self.split} split: give it more text.")
         found = {"documents": float(len(sentences)), "all_sentences": float(sum(sentences))}
@@ -105,6 +114,14 @@ class SentenceStatistics(L.Callback):
             for number, quartile in enumerate(np.percentile(counts, (25, 50, 75)), 1):
                 found[f"{name}_q{number}"] = float(quartile)
         return found
+
+
+def _tokens(tokenizer, text: str, pieces: list[str]) -> int:
+    """Of a text, in a token net's tokenizer, or of its sentences in a space's."""
+    if not hasattr(tokenizer, "prefix"):
+        return len(tokenizer.encode(text))
+    around = len(tokenizer.prefix()) + 1  # the language and the end, which are no tokens of the text
+    return sum(map(len, tokenizer.encode(pieces))) - around * len(pieces) if pieces else 0
 
 
 def texts_of(data: L.LightningDataModule, most: int | None = None, split: str = "test") -> list[str]:

@@ -42,10 +42,15 @@ def test_documents_are_counted_as_they_were_before_they_were_cut():
     whole = SimpleNamespace(documents=lambda split: [SimpleNamespace(text=text) for text in TEXTS if split == "test"])
     tokenizer = SimpleNamespace(prefix=lambda: [7], encode=lambda texts: [[7, *map(len, text.split()), 2] for text in texts])
     data = SimpleNamespace(corpus=SimpleNamespace(corpus=whole), tokenizer=tokenizer, description="three texts")
-    found = SentenceStatistics().measured(data, lambda text: Sentencex()(text))
+    found = SentenceStatistics().measured(data, Sentencex())
     assert found["documents"] == 3 and found["all_sentences"] == 6
     assert [found[f"sentences_q{i}"] for i in (1, 2, 3)] == [1.5, 2, 2.5]
     assert [found[f"tokens_q{i}"] for i in (1, 2, 3)] == [6, 10, 11]  # of 2, 10 and 12 words
+    asked = []
+    data.lang = "deu_Latn"
+    counted = SentenceStatistics(tokenizer="bytes").measured(data, lambda text, lang: asked.append(lang) or [text])
+    assert [counted[f"tokens_q{i}"] for i in (1, 2, 3)] == sorted(counted[f"tokens_q{i}"] for i in (1, 2, 3))
+    assert counted["tokens_q2"] == sorted(len(text.encode()) for text in TEXTS)[1] and asked == ["deu_Latn"] * 3
     assert texts_of(data, 2) == TEXTS[:2] and texts_of(SimpleNamespace(corpus=whole)) == TEXTS
     with pytest.raises(ValueError, match="three texts has no document in its validation split"):
         SentenceStatistics("validation").measured(data, Sentencex())
