@@ -46,7 +46,8 @@ class CommonCrawlSentences(TokenData):
         hub_config: its configuration.
         column: field of the text.
         megabytes: at most so much text (10⁶ bytes), for hub and installed.
-        lang: language of the documents; source warc keeps no others.
+        lang: language of the documents; source warc keeps no others, unless `all_languages`, which are then all cut and encoded
+            as if they were of this one.
         segmenter: cuts documents into sentences; None: sentencex, capped at 200 characters and cleaned.
         encoder: turns sentences into vectors; where the store is there, only its fingerprint counts; source store needs none.
         context: sentences of a chunk (LCM §2.4.1: 128; §3: 2048), or tokens of a window.
@@ -71,6 +72,7 @@ class CommonCrawlSentences(TokenData):
         column: str | None = None,
         megabytes: float | None = None,
         lang: str = LANG,
+        all_languages: bool = False,
         segmenter: Segmenter | None = None,
         encoder: Encoder | None = None,
         context: int = 128,
@@ -98,7 +100,7 @@ class CommonCrawlSentences(TokenData):
         self.view, self.source, self.lang, self.similar_lengths = view, source, lang, similar_lengths
         self.segmenter, self.encoder = segmenter or Cleaned(Capped(Sentencex())), encoder
         if source == "warc":
-            self.corpus = WARC(files, lang)
+            self.corpus = WARC(files, None if all_languages else lang)
         elif stored:
             self.corpus = Encoded(files[0])
 

@@ -163,6 +163,15 @@ def test_web_archives_to_both_views(data, tmp_path, capsys):
     assert tokens.windows("train") > 20
 
 
+def test_all_languages_of_an_archive(data, tmp_path):
+    pytest.importorskip("warcio", reason="warcio is in the extra `sentences`")
+    pages = [conversion(paragraph(i), "deu" if i % 3 else "eng") for i in range(30)]
+    (tmp_path / "a.wet").write_bytes(by_record(pages))
+    count = lambda made: sum(n["documents"] for n in made.stores["train"].manifest["splits"].values())
+    given = {"source": "warc", "files": [f"{tmp_path}/a.wet"]}
+    assert count(data(**given)) == 10 and count(data(**given, all_languages=True)) == 30
+
+
 def test_a_store_stands_for_its_corpus(data, attach):
     made = data()
     lone = data(source="store", files=[str(made.folder)], encoder=None, segmenter=None)
