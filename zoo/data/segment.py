@@ -7,6 +7,7 @@ character of the text but the white space between them; only `Cleaned` removes m
 """
 
 import importlib
+import importlib.metadata
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -51,7 +52,9 @@ class Segmenter(Protocol):
 class Sentencex:
     """Wikimedia's rules for some 50 languages, with fallbacks for all others; the default, at tens of MB/s."""
 
-    fingerprint = digest("sentencex")
+    @property
+    def fingerprint(self) -> str:
+        return digest("sentencex", installed("sentencex"))
 
     def __call__(self, text: str, lang: str = LANG) -> list[str]:
         return _stripped(package("sentencex").segment(short(lang), text))
@@ -61,7 +64,9 @@ class SpaCy:
     """spaCy's rule-based sentencizer, the rule-based segmenter of LCM §2.2. A language that spaCy lacks takes its general
     tokenizer, one written without spaces its tokenizer by characters (their own need further packages)."""
 
-    fingerprint = digest("spacy sentencizer")
+    @property
+    def fingerprint(self) -> str:
+        return digest("spacy sentencizer", installed("spacy"))
 
     def __init__(self):
         self._pipes: dict = {}
@@ -314,3 +319,11 @@ def package(name: str, extra: str = "sentences"):
             raise
         sentence = f"{error.name} is not installed: install the extra `{extra}` (pip install 'zoo[{extra}]')"
         raise ImportError(sentence) from None
+
+
+def installed(name: str) -> str:
+    """The version of a package, whose rules decide: another one makes a store of its own. Empty where it is not here."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -195,6 +195,12 @@ def test_lines_that_are_items_are_not_joined(text):
     assert unwrapped(text) == text
 
 
+def test_another_version_of_the_rules_has_another_fingerprint(monkeypatch):
+    before = [Sentencex().fingerprint, SpaCy().fingerprint]
+    monkeypatch.setattr("zoo.data.segment.installed", lambda name: "another")
+    assert all(each.fingerprint != old for each, old in zip((Sentencex(), SpaCy()), before))
+
+
 def test_fingerprints_say_what_decides_the_pieces():
     inner = Model()
     made = [inner, Rules(), Capped(inner), Capped(inner, 100), Capped(inner, threshold=0.5), Capped(inner, separators=["x"])]
