@@ -42,6 +42,7 @@ CUT = {
     "trainer.limit_test_batches": 2,
     "data.init_args.megabytes": 4,
     "data.init_args.eval_bytes": 100_000,
+    "data.init_args.eval_sentences": 64,  # of data that have it
     "model.init_args.warmup": 1,
 }
 # Runs in a process with either code first on its path, so it may not import this package.
@@ -136,7 +137,10 @@ def replayed(made: Record) -> bool:
 def cut(made: Record, spec: Spec) -> list[str]:
     """What `zoo` is given for the beginning of this record's run: its own words, then what cuts it short."""
     words = [word for word in shlex.split(made.command)[1:] if not word.startswith("--trainer.logger.")]
-    changed = {**CUT, "trainer.logger.init_args.version": f"replay-{made.key}"}
+    data = made.config.get("data", {}).get("init_args", {})
+    fits = lambda key: not key.startswith("data.") or key.rpartition(".")[2] in data  # tokens and sentences are cut differently
+    changed = {key: value for key, value in CUT.items() if fits(key)}
+    changed["trainer.logger.init_args.version"] = f"replay-{made.key}"
     own = [word.partition("=")[2] for word in words if word.startswith("--trainer.callbacks=")]
     if own:  # the same callbacks, as short as the smoke scale has them
         smoke = spec.scales["smoke"].overrides if "smoke" in spec.scales else {}

@@ -207,4 +207,7 @@ def test_a_real_run_is_cut_to_its_beginning_with_the_scores_of_the_smoke_scale()
     assert yaml.safe_load(words[-1].removeprefix("--trainer.callbacks=")) == smoke
     kept = replace(made, command=made.command + " '--trainer.callbacks=[{class_path: zoo.x.Teacher, init_args: {net: a}}]'")
     assert "zoo.x.Teacher" in replay.cut(kept, spec)[-1]  # what the smoke scale does not have stays as it is
+    for has, lacks in (("eval_bytes", "eval_sentences"), ("eval_sentences", "eval_bytes")):  # of tokens, of sentences
+        words = " ".join(replay.cut(replace(made, config={"data": {"init_args": {has: 1}}}), spec))
+        assert f"--data.init_args.{has}=" in words and f"init_args.{lacks}=" not in words
     assert Path(replay.folder()).parts[-2:] == ("benchmarks", "replays")
