@@ -33,7 +33,8 @@ class CommonCrawlSentences(TokenData):
 
     Batches of the sentence view are dicts: `vec` (batch, S, E) float32, S the longest chunk of the batch, zero behind each end;
     `length` (batch,) long; `role` (batch, S) long, TARGET for a sentence that is learnt and PADDING behind the end; `mask`
-    (batch,) False for rows that only fill the last batch of a pass; and `window` (batch,), the number of each chunk in its split.
+    (batch,) False for rows that only fill the last batch of a pass; `window` (batch,), the number of each chunk in its split; and
+    `tokens` (1, sentences), the roles that are no padding, by which a run counts what it has read.
     Those of the token view are OpenWebText's.
 
     Args:
@@ -123,6 +124,11 @@ class CommonCrawlSentences(TokenData):
             return self.corpus.folder
         label = re.sub(r"[^\w.]+", "-", self.lang)
         return self.root / f"{type(self).__name__}-{self.source}-{label}-{self.fingerprint[:8]}"
+
+    @property
+    def vocab(self) -> int:
+        """What a net has to know of a position: how many numbers are in a sentence's vector, or how many token ids there are."""
+        return self.width if self.view == "sentences" else super().vocab
 
     @property
     def width(self) -> int:
@@ -247,6 +253,7 @@ class SentenceBatches(Dataset):
         vectors, lengths = self.store.chunks(numbers)  # (B, S, E)
         role = np.where(np.arange(vectors.shape[1]) < lengths[:, None], TARGET, PADDING)  # (B, S)
         arrays = {"vec": vectors, "length": lengths, "role": role, "mask": counted, "window": numbers}
+        arrays["tokens"] = role[counted][role[counted] != PADDING][None]  # (1, sentences)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

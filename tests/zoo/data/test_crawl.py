@@ -56,11 +56,13 @@ def small_pools(monkeypatch):
 def test_a_batch_is_chunks_of_the_store(data, files, attach):
     made = attach(data(), max_steps=-1)
     store, seen = made.stores["train"], []
+    assert made.vocab == made.width == 6
     for batch in made.train_dataloader():
         size = int(batch["length"].max())
         assert {name: (tuple(value.shape), value.dtype) for name, value in batch.items()} == {
             "vec": ((4, size, 6), torch.float32), "length": ((4,), torch.int64), "role": ((4, size), torch.int64),
             "mask": ((4,), torch.bool), "window": ((4,), torch.int64),
+            "tokens": ((1, int(batch["length"].sum())), torch.int64),
         }  # fmt: skip
         for vec, length, role, number in zip(batch["vec"], batch["length"], batch["role"], batch["window"]):
             texts = store.texts(int(number))
