@@ -2,6 +2,7 @@
 
 from zoo.lcm.base import Base
 from zoo.lcm.one_tower import OneTower
+from zoo.lcm.quant import Quant
 from zoo.lcm.two_tower import TwoTower
 
-__all__ = ["Base", "OneTower", "TwoTower"]
+__all__ = ["Base", "OneTower", "Quant", "TwoTower"]

@@ -6,10 +6,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.net import counted, drawn
+from zoo.lcm.net import QUARTERS, counted, drawn, told
 from zoo.nn.diffusion import Predicts, Schedule
 
-QUARTERS = 4  # of the steps, whose errors are told apart
 PART_WEIGHTS = {f"mse_quarter{number + 1}": 0.0 for number in range(QUARTERS)}  # they are parts of "mse" already
 
 
@@ -97,10 +96,5 @@ class Diffusion(nn.Module):
             weight = snr * (count / snr.sum().clamp(min=1e-12))  # with mean 1, as in the released code
         if "weight" in batch:
             weight = weight * batch["weight"].repeat(self.samples, 1)
-        error = mse.detach() * learnt
-        parts = {"mse": (error.sum(), count.float())}
-        quarter = draw.t * QUARTERS // self.schedule.steps
-        for number in range(QUARTERS):
-            mine = (quarter == number) & learnt
-            parts[f"mse_quarter{number + 1}"] = ((error * mine).sum(), mine.sum().float())
+        parts = told("mse", mse.detach(), learnt, draw.t, self.schedule.steps)
         return {"loss": (mse * weight).sum() / count.clamp(min=1), "parts": parts}

@@ -13,6 +13,7 @@ from zoo.nn.cache import Cache
 from zoo.nn.transformer import Embedding, Linear, hidden_size, rotary, rotate
 
 Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # keys and values of new vectors -> all that they may look at
+QUARTERS = 4  # of the stages in which a vector is made, whose errors are told apart
 GIVEN, TARGET = 1, 2  # roles of sentences, as batches have them; 0 is padding
 
 
@@ -265,6 +266,17 @@ def fits(length: int, positions: int) -> None:
 def counted(batch: dict[str, Tensor]) -> Tensor:
     """Which sentences of a batch are learnt or scored, (B, S) bool."""
     return (batch["role"] == TARGET) & batch["mask"][:, None]
+
+
+def told(name: str, error: Tensor, learnt: Tensor, stage: Tensor, stages: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """The parts of a loss: sums of `error` (R, S) over the sentences that are `learnt` and their counts, of all and of each
+    quarter of the stages."""
+    error = error * learnt
+    parts = {name: (error.sum(), learnt.sum().float())}
+    for number in range(QUARTERS):
+        mine = (stage * QUARTERS // stages == number) & learnt
+        parts[f"{name}_quarter{number + 1}"] = ((error * mine).sum(), mine.sum().float())
+    return parts
 
 
 def drawn(batch: dict[str, Tensor], shape: tuple[int, ...], context: int, seed: int, uniform: bool = False) -> Tensor:

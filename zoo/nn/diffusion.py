@@ -61,7 +61,7 @@ class Schedule(nn.Module):
         sigma = (1 - alpha**2).sqrt()
         self.steps, self.pure = steps, rescale  # pure: nothing is left at the last step
         for name, value in (("alpha", alpha), ("sigma", sigma), ("snr", 2 * (alpha.log() - sigma.log()))):
-            self.register_buffer(name, value.float(), persistent=False)
+            self.register_buffer(name, value.float())  # saved with the net, which is filled in from a file
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x₀ (..., E), t (...) int64, noise (..., E) -> x_t (..., E)."""
