@@ -322,6 +322,12 @@ class Memory:
         if self.last is not None:
             self.last = self.last[rows]
 
+    def forget(self, count: int) -> None:
+        """Forget the last `count` sentences of every row; what is read next goes behind those before."""
+        for cache in self.caches:
+            cache.truncate([held - count for held in cache.held])
+        self.last = None
+
 
 def ends(h: Tensor, lengths: Sequence[int] | None) -> Tensor:
     """The last of each row's vectors h (B, S, D), of which so many count: (B, D)."""
