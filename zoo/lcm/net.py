@@ -263,6 +263,11 @@ def fits(length: int, positions: int) -> None:
         )
 
 
+def exact(x: Tensor) -> Tensor:
+    """At least float32: losses and what samplers add up are no matter of bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def counted(batch: dict[str, Tensor]) -> Tensor:
     """Which sentences of a batch are learnt or scored, (B, S) bool."""
     return (batch["role"] == TARGET) & batch["mask"][:, None]

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty
+from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, exact
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -212,7 +212,7 @@ class TwoTower(nn.Module):
                     return torch.cat((found, layer.nothing().expand_as(q[rows:]).to(found))) if guided else found
 
                 h = layer(h, modulation[number], both)
-            said = self.post(self.norm(h)).float()
+            said = exact(self.post(self.norm(h)))
             return said[:rows], said[rows:] if guided else None
 
         return say
@@ -237,7 +237,7 @@ class TwoTower(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
         """Vectors (B, E) that follow what was read, made of standard normal noise (B, E)."""
         cross = memory.caches[1]
         looks = [self._look(cross, index) for index in range(len(self.layers))]

@@ -62,7 +62,7 @@ def continued(
     rows = list(range(len(prompts)))
     for _ in range(stop.limit):
         noise = torch.stack([torch.randn(net.vocab, generator=generators[row]) for row in rows]).to(device)  # (R, E)
-        new = net.next(memory, noise).float()  # (R, E)
+        new = net.next_vector(memory, noise).float()  # (R, E)
         over = stop.over(new, before).tolist()  # the one wait for the device, a sentence
         kept = [place for place, ended in enumerate(over) if not ended]
         if not kept:
@@ -149,7 +149,7 @@ class Draft:
         """New sentences, one by one, until the document is over, has `limit` more (default: the stop's) or is full."""
         for _ in range(min(self.stop.limit if limit is None else limit, self.capacity - len(self.texts))):
             noise = torch.randn(1, self.net.vocab, generator=self.random).to(self.net.unembedding.device)
-            new = self.net.next(self.memory, noise).float()
+            new = self.net.next_vector(self.memory, noise).float()
             before = self.vectors[-1:].to(new) if len(self.vectors) else None
             if bool(self.stop.over(new, before)):
                 return

@@ -54,7 +54,7 @@ class TestEveryNet:
         said, noise, memory = net.predict(given, seed=7), drawn(given, (WIDTH,), CONTEXT, 7), net.memory(3, 5)
         for n in range(5):
             if n or name != "base":
-                close(net.next(memory, noise[:, n]), said[:, n])
+                close(net.next_vector(memory, noise[:, n]), said[:, n])
             net.read(given["vec"][:, n : n + 1], memory)
         assert memory.held == [5, 5, 5]
 
@@ -62,16 +62,16 @@ class TestEveryNet:
         net, given = arm(name, folder), batch(size=4)
         noise, memory, lengths = torch.randn(3, WIDTH), net.memory(3, 6), [2, 4, 1]
         net.read(given["vec"], memory, lengths)
-        first = net.next(memory, noise)
+        first = net.next_vector(memory, noise)
         net.read(first[:, None], memory)
         memory.select([0, 2])
-        second = net.next(memory, noise[[0, 2]])
+        second = net.next_vector(memory, noise[[0, 2]])
         for row, place in ((0, 0), (2, 1)):
             alone = net.memory(1, 6)
             net.read(given["vec"][row : row + 1, : lengths[row]], alone)
-            close(net.next(alone, noise[row : row + 1])[0], first[row])
+            close(net.next_vector(alone, noise[row : row + 1])[0], first[row])
             net.read(first[row : row + 1, None], alone)
-            close(net.next(alone, noise[row : row + 1])[0], second[place])
+            close(net.next_vector(alone, noise[row : row + 1])[0], second[place])
 
     def test_what_a_chunk_is_scored_with_does_not_depend_on_its_company(self, name, folder):
         net, given = arm(name, folder), batch()
@@ -174,7 +174,7 @@ def test_base_moves_what_it_says_only_if_told_to(folder):
     difference = (net.predict(given) - still) / net.normalizer.scale
     close(difference, drawn(given, (WIDTH,), CONTEXT, 0))
     with pytest.raises(ValueError, match="begins no document"):
-        net.next(net.memory(1, 3), torch.zeros(1, WIDTH))
+        net.next_vector(net.memory(1, 3), torch.zeros(1, WIDTH))
 
 
 # -- Two-Tower ---------------------------------------------------------------------------------------------------------
