@@ -38,13 +38,16 @@ class DenoiserLayer(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, look: Look) -> Tensor:
         """x (R, S, D) and modulation (R or 1, S or 1, 9 D) -> (R, S, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = modulation.chunk(9, -1)
-        dim, norms = x.shape[-1], self.norms
-        value = F.linear(torch.addcmul(shift1, norms[0](x), scale1 + 1), self.value.weight[-dim:], self.value.bias[-dim:])
-        x = torch.addcmul(x, gate1, self._dropped(self.value_out(value)))
+        norms = self.norms
+        x = torch.addcmul(x, gate1, self._dropped(self.value_out(self._value(torch.addcmul(shift1, norms[0](x), scale1 + 1)))))
         q = self.query(torch.addcmul(shift2, norms[1](x), scale2 + 1)).unflatten(-1, (self.heads, -1))  # (R, S, H, D/H)
         found = look(q.transpose(1, 2)).transpose(1, 2).flatten(2)  # (R, S, D)
         x = torch.addcmul(x, gate2, self._dropped(self.out(found.to(q.dtype))))
         return torch.addcmul(x, gate3, self._dropped(self.mlp(torch.addcmul(shift3, norms[2](x), scale3 + 1))))
+
+    def _value(self, x: Tensor) -> Tensor:
+        dim = x.shape[-1]
+        return F.linear(x, self.value.weight[-dim:], self.value.bias[-dim:]) if len(self.value.weight) > dim else self.value(x)
 
     def keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, S, H, D/H) of the context (B, S, D)."""
@@ -140,7 +143,7 @@ class TwoTower(nn.Module):
 
     def _said(self, x: Tensor, t: Tensor, before: Tensor, dropped: Tensor) -> Tensor:
         """What the denoiser says (R, S, E) of x (R, S, E) at steps t (R, S)."""
-        h, embedded, which = self.pre(x), *self._steps(t)
+        h, embedded, which = self.pre(x).to(self.pre.weight.dtype), *self._steps(t)  # as in `Tower`
         samples = len(x) // len(before)
         for layer in self.layers:
             arguments = (layer, h, embedded, which, before, dropped, samples)
@@ -247,7 +250,8 @@ class TwoTower(nn.Module):
     @staticmethod
     def _look(cross: Cache, index: int) -> Look:
         held = cross.longest
-        keys, values = (store[index, :, :held].transpose(1, 2) for store in (cross.keys, cross.values))
+        # Copied once, head by head, for all the steps of a sampler: far quicker to read where there is much of it.
+        keys, values = (store[index, :, :held].transpose(1, 2).contiguous() for store in (cross.keys, cross.values))
         mask = None
         if cross.shortest < held:
             mask = (torch.arange(held, device=keys.device) < cross.lengths[:, None])[:, None, None]
