@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.net import Memory, Tower, counted, drawn, ends, exact
+from zoo.lcm.net import Memory, Tower, counted, drawn, ends, wide
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.transformer import Linear
 from zoo.sonar.saved import opened
@@ -82,7 +82,7 @@ class Base(nn.Module):
         """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error
         per sentence, summed over E) and parts {"mse": (sum, sentences)}, without graph and always in normalized space."""
         x, learnt = self.normalizer.normalize(batch["vec"]), counted(batch)[:, 1:]
-        error = (exact(self._said(x[:, :-1])) - exact(x[:, 1:])).square()  # (B, S - 1, E)
+        error = (wide(self._said(x[:, :-1])) - wide(x[:, 1:])).square()  # (B, S - 1, E)
         mse = error.sum(-1)
         if self.loss == "space":
             units = self.normalizer.scale.square()
@@ -103,7 +103,7 @@ class Base(nn.Module):
         """What is said of each sentence given the true ones before it: (B, S, E) in the space. Of the first, it is the
         normalizer's centre. seed: of the sampler's noise, which depends on each chunk's `window` alone."""
         x = self.normalizer.normalize(batch["vec"])
-        said = torch.cat((torch.zeros_like(x[:, :1]), self._said(x[:, :-1]).to(x.dtype)), 1)
+        said = torch.cat((torch.zeros_like(x[:, :1]), wide(self._said(x[:, :-1]))), 1)
         if self.sampler.temperature:
             noise = drawn(batch, (self.vocab,), self.context, seed).to(said)
             said = said + self.sampler.temperature * noise
@@ -125,7 +125,7 @@ class Base(nn.Module):
         """The vectors (B, E) that follow what was read; noise (B, E) is standard normal."""
         if memory.last is None:
             raise ValueError("Base-LCM begins no document: give it at least one sentence to go on from.")
-        said = self.post(memory.last)
+        said = wide(self.post(memory.last))
         return self.normalizer.denormalize(said + self.sampler.temperature * noise.to(said))
 
 

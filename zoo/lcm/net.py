@@ -106,7 +106,7 @@ class Tower(nn.Module):
         positions = torch.arange(length, device=x.device) if cache is None else cache.positions(length)
         mask, causal = (None, True) if cache is None else cache.visible(length)
         rope = rotary(positions, self.dim // self.heads, 1e4)
-        h = self.pre(x).to(self.pre.weight.dtype)  # (B, S, D), what layers add to, in full also under autocast
+        h = entered(self.pre, x)  # (B, S, D)
         for index, layer in enumerate(self.layers):
             h = layer(h, rope, mask, causal, cache and cache.layer(index).append)
         return self.norm(h)
@@ -238,7 +238,12 @@ class Trunk(nn.Module):
 
     def _entered(self, x: Tensor, stage: Tensor, positions: Tensor) -> Tensor:
         beside = self.stages(stage).to(x.dtype).expand(*x.shape[:-1], -1)
-        return self.pre(torch.cat((x, beside), -1)) + self.places(positions)  # in full, also under autocast
+        return entered(self.pre, torch.cat((x, beside), -1)) + self.places(positions)
+
+
+def entered(pre: nn.Linear, x: Tensor) -> Tensor:
+    """What layers add to: of the weights' type, also under autocast, whatever the type of x."""
+    return pre(x.to(pre.weight.dtype)).to(pre.weight.dtype)
 
 
 def empty(layers: int, batch_size: int, capacity: int, heads: int, weight: Tensor) -> Cache:
@@ -263,7 +268,7 @@ def fits(length: int, positions: int) -> None:
         )
 
 
-def exact(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """At least float32: losses and what samplers add up are no matter of bfloat16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

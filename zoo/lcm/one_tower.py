@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.lcm.base import read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, Trunk, drawn, exact
+from zoo.lcm.net import Memory, Steps, Trunk, drawn, wide
 from zoo.nn.diffusion import Predicts, Sampler
 from zoo.nn.transformer import Linear
 
@@ -102,7 +102,7 @@ class OneTower(nn.Module):
         stages = torch.arange(self.diffusion.schedule.steps + 1, device=self.post.weight.device)
 
         def say(x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
-            said = exact(self.post(made(x.to(self.post.weight.dtype), stages[t + 1])))
+            said = wide(self.post(made(x, stages[t + 1])))
             return said[: len(x)], said[len(x) :] if self.sampler.guided else None
 
         return say
@@ -114,7 +114,7 @@ class OneTower(nn.Module):
     @torch.no_grad()
     def read(self, vectors: Tensor, memory: Memory, lengths: Sequence[int] | None = None) -> None:
         """Read sentences (B, S, E) on; of a row that has fewer, the first `lengths`."""
-        self.tower.clean(self.normalizer.normalize(vectors).to(self.post.weight.dtype), memory.caches[0])
+        self.tower.clean(self.normalizer.normalize(vectors), memory.caches[0])
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()

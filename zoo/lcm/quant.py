@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.lcm.base import read_normalizer
-from zoo.lcm.net import QUARTERS, Memory, Trunk, counted, drawn, exact, told
+from zoo.lcm.net import QUARTERS, Memory, Trunk, counted, drawn, told, wide
 from zoo.nn.losses import linear_cross_entropy
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.nn.transformer import Embedding, Linear
@@ -140,9 +140,9 @@ class Quant(nn.Module):
         count = learnt.sum()
         if self.target == "discrete":
             unit = codes.gather(-1, book[..., None])[..., 0]
-            loss, error = linear_cross_entropy(h, self.post.weight, unit, learnt.to(exact(h).dtype) / count.clamp(min=1))
+            loss, error = linear_cross_entropy(h, self.post.weight, unit, learnt.to(wide(h).dtype) / count.clamp(min=1))
         else:
-            graph = (exact(self.post(h)) - exact(x0.repeat(samples, 1, 1))).square().sum(-1)
+            graph = (wide(self.post(h)) - wide(x0.repeat(samples, 1, 1))).square().sum(-1)
             loss, error = (graph * learnt).sum() / count.clamp(min=1), graph.detach()
         return {"loss": loss, "parts": told(self._part, error, learnt, book, quantizer.books)}
 
@@ -169,8 +169,8 @@ class Quant(nn.Module):
         sums, chances = torch.zeros_like(noise), torch.special.ndtr(noise)  # uniform ones of normal noise
         stages = torch.arange(quantizer.books + 1, device=noise.device)
         for book in range(quantizer.books):
-            x = self._entered(sums, book).to(self.post.weight.dtype)
-            said = exact(self.post(made(x, stages[book + 1])))
+            x = self._entered(sums, book)
+            said = wide(self.post(made(x, stages[book + 1])))
             if self.sampler.guided:
                 with_context, without = said[:rows], said[rows:]
                 said = without + self.sampler.guidance * (with_context - without)
@@ -201,7 +201,7 @@ class Quant(nn.Module):
     @torch.no_grad()
     def read(self, vectors: Tensor, memory: Memory, lengths: Sequence[int] | None = None) -> None:
         """Read sentences (B, S, E) on; of a row that has fewer, the first `lengths`."""
-        self.tower.clean(self.normalizer.normalize(vectors).to(self.post.weight.dtype), memory.caches[0])
+        self.tower.clean(self.normalizer.normalize(vectors), memory.caches[0])
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()

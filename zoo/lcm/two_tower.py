@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, exact
+from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, entered, wide
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -143,7 +143,7 @@ class TwoTower(nn.Module):
 
     def _said(self, x: Tensor, t: Tensor, before: Tensor, dropped: Tensor) -> Tensor:
         """What the denoiser says (R, S, E) of x (R, S, E) at steps t (R, S)."""
-        h, embedded, which = self.pre(x).to(self.pre.weight.dtype), *self._steps(t)  # as in `Tower`
+        h, embedded, which = entered(self.pre, x), *self._steps(t)
         samples = len(x) // len(before)
         for layer in self.layers:
             arguments = (layer, h, embedded, which, before, dropped, samples)
@@ -207,7 +207,7 @@ class TwoTower(nn.Module):
 
         def say(x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
             rows, number = len(x), place[t]
-            h = self.pre((torch.cat((x, x)) if guided else x).to(weight.dtype))
+            h = entered(self.pre, torch.cat((x, x)) if guided else x)
             for layer, look, modulation in zip(self.layers, looks, kept["modulation"]):
 
                 def both(q: Tensor, look=look, layer=layer) -> Tensor:
@@ -215,7 +215,7 @@ class TwoTower(nn.Module):
                     return torch.cat((found, layer.nothing().expand_as(q[rows:]).to(found))) if guided else found
 
                 h = layer(h, modulation[number], both)
-            said = exact(self.post(self.norm(h)))
+            said = wide(self.post(self.norm(h)))
             return said[:rows], said[rows:] if guided else None
 
         return say
@@ -234,7 +234,7 @@ class TwoTower(nn.Module):
     def read(self, vectors: Tensor, memory: Memory, lengths: Sequence[int] | None = None) -> None:
         """Read sentences (B, S, E) on; of a row that has fewer, the first `lengths`."""
         tower, cross = memory.caches
-        h = self.tower(self.normalizer.normalize(vectors).to(self.pre.weight.dtype), tower)  # (B, S, D)
+        h = self.tower(self.normalizer.normalize(vectors), tower)  # (B, S, D)
         for index, layer in enumerate(self.layers):
             cross.layer(index).append(*layer.keys(h))
         memory.advance(vectors.shape[1], lengths)

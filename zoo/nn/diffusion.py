@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.nn.normalizer import exact
+
 Predicts = Literal["x0", "epsilon", "v"]
 CLIP = 100.0  # noise and vectors stay within it, as in the released code
 
@@ -62,6 +64,9 @@ class Schedule(nn.Module):
         self.steps, self.pure = steps, rescale  # pure: nothing is left at the last step
         for name, value in (("alpha", alpha), ("sigma", sigma), ("snr", 2 * (alpha.log() - sigma.log()))):
             self.register_buffer(name, value.float())  # saved with the net, which is filled in from a file
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Schedule":
+        return super()._apply(exact(fn), recurse)
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x₀ (..., E), t (...) int64, noise (..., E) -> x_t (..., E)."""

@@ -1,11 +1,23 @@
 """Per-dimension scaling of sentence vectors (LCM paper, sec. 2.3.1, eq. 4)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 BLOCK = 8_000_000  # values that are sorted at a time
+
+
+def exact(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What `nn.Module._apply` does to tensors, without making them narrower: a net may be cast to bfloat16, constants that its
+    inputs and outputs are computed with may not."""
+
+    def kept(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return tensor.to(moved.device) if moved.element_size() < tensor.element_size() else moved
+
+    return kept
 
 
 class Normalizer(nn.Module):
@@ -83,6 +95,9 @@ class Normalizer(nn.Module):
         level = torch.as_tensor(level, dtype=x.dtype, device=x.device)
         draw = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return self.denormalize((1 - level).sqrt() * self.normalize(x) + level.sqrt() * draw)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Normalizer":
+        return super()._apply(exact(fn), recurse)
 
     def _clipped(self, y: Tensor) -> Tensor:
         return y if self.clip is None else y.clamp(-self.clip, self.clip)

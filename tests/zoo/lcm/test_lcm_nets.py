@@ -121,6 +121,25 @@ class TestEveryNet:
         again.sampler = net.sampler
         close(again.predict(given), net.predict(given), 1e-6)
 
+    def test_a_chunk_of_one_sentence(self, name, folder):
+        net, given = arm(name, folder).train(), batch(size=1)
+        loss = net(given)["loss"]
+        loss.backward()
+        assert loss.isfinite() and (loss == 0) == (name == "base")  # which has nothing to say of it
+        assert net.eval().predict(given).shape == (3, 1, WIDTH)
+
+    def test_narrow_weights_leave_the_scales_of_the_space_alone(self, name, folder):
+        net, narrow, given = arm(name, folder), arm(name, folder).bfloat16(), batch()
+        assert torch.equal(narrow.normalizer.center, net.normalizer.center) and narrow.post.weight.dtype == torch.bfloat16
+        if hasattr(net, "diffusion"):
+            assert torch.equal(narrow.diffusion.schedule.alpha, net.diffusion.schedule.alpha)
+        loss, other = (each(fixed(given, stages=STAGES.get(name, 100)))["loss"].detach() for each in (net, narrow))
+        assert loss.dtype == other.dtype == torch.float32 and abs(other / loss - 1) < 0.1
+        assert narrow.predict(given).dtype == torch.float32
+        memory = narrow.memory(3, 6)
+        narrow.read(given["vec"], memory)
+        assert narrow.next_vector(memory, torch.randn(3, WIDTH)).dtype == torch.float32
+
     def test_training_draws_are_the_seed(self, name, folder):
         net, given = arm(name, folder, dropout=0.1).train(), batch()
         losses = []
