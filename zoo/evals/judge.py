@@ -3,7 +3,8 @@
 The paper's judge reads text and was trained elsewhere to tell documents from such whose sentences are shuffled. Ours is trained
 on the same question, on documents that no arm saw, and reads sentence vectors. Who sees which documents: arms learn from the
 train split, and take nothing from validation but their curve and the checkpoint that is best on it; the judge, and a causal
-scorer (`--documents`), learn from validation alone; test documents are what both of them score, and neither has seen.
+scorer (`--documents`), learn from validation alone; test documents are what both of them score, and neither has seen. A corpus
+that no arm reads may be learnt from whole (`--split all`).
 """
 
 import argparse
@@ -208,25 +209,26 @@ def vectors_of(store: SentenceStore, documents: int) -> Iterator[tuple[int, Tens
         yield number, torch.from_numpy(store.chunks(np.array([number]))[0][0, :length])
 
 
-def write_documents(store: SentenceStore, path: str | Path) -> int:
-    """Write a split's documents as .jsonl for `source: files`, so that a causal scorer can be trained on them; how many it was.
+def write_documents(stores: Sequence[SentenceStore], path: str | Path) -> int:
+    """Write the documents as .jsonl for `source: files`, so that a causal scorer can be trained on them; how many it was.
 
     Their sentences are joined by spaces, and by a line end at one boundary in five, because a scorer sees sentences behind one.
     """
-    draft = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+    draft, count = Path(path).with_name(f".{Path(path).name}.{os.getpid()}"), 0
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(draft, "w", encoding="utf-8") as file:
-            for number in range(len(store)):
+            for store, number in ((each, number) for each in stores for number in range(len(each))):
                 texts = store.texts(number)
                 texts = texts[:-1] if texts[-1] == store.end else texts
-                lines = mix(np.arange(len(texts)) + (number << 20)) % LINES == 0
+                lines = mix(np.arange(len(texts)) + (count << 20)) % LINES == 0
                 joined = "".join(text + ("\n" if line else " ") for text, line in zip(texts, lines)).strip()
                 file.write(json.dumps({"text": joined}, ensure_ascii=False) + "\n")
+                count += 1
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    return len(store)
+    return count
 
 
 def main(words: list[str]) -> dict[str, float]:
@@ -235,6 +237,12 @@ def main(words: list[str]) -> dict[str, float]:
     parser = argparse.ArgumentParser("zoo prepare judge", description=__doc__.split(": ", 1)[1].split("\n")[0], epilog=rest)
     parser.add_argument("--out", required=True, help=f"folder that {WEIGHTS} and {ABOUT} are written to")
     parser.add_argument("--documents", help="a .jsonl that the same documents are written to as text, for a causal scorer")
+    parser.add_argument(
+        "--split",
+        choices=["validation", "all"],
+        default="validation",
+        help="all: of data that no arm reads (default: validation)",
+    )
     parser.add_argument("--most", type=int, default=20_000, help="documents that are learnt from (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=1500, help="of training (default: %(default)s)")
     parser.add_argument("--dim", type=int, default=64, help="width of the net (default: %(default)s)")
@@ -246,17 +254,23 @@ def main(words: list[str]) -> dict[str, float]:
     data = lightning(["prepare", *rest]).datamodule
     if getattr(data, "view", None) != "sentences":
         raise ValueError("zoo prepare judge reads sentence vectors: give a recipe whose data have `view: sentences`.")
-    store = SentenceStore(data.folder, "validation", wrap=1 << 40, fingerprint=data.fingerprint)
+    splits = ["validation"] if given.split == "validation" else ["train", "validation", "test"]
+    stores = [SentenceStore(data.folder, split, wrap=1 << 40, fingerprint=data.fingerprint) for split in splits]
     if given.documents:
-        print(f"documents: {write_documents(store, given.documents):,} of the validation split in {given.documents}", flush=True)
+        print(f"documents: {write_documents(stores, given.documents):,} in {given.documents}", flush=True)
     torch.manual_seed(given.seed)
-    judge = Judge(store.width, given.dim, 2 * given.dim)
-    documents = [vectors for _, vectors in vectors_of(store, given.most)]
+    judge, manifest = Judge(stores[0].width, given.dim, 2 * given.dim), stores[0].manifest
+    documents = [vectors for store in stores for _, vectors in vectors_of(store, given.most)][: given.most]
     found = train(judge, documents, given.steps, seed=given.seed, device=given.device)
-    judge.about = {"text": data.description, "split": "validation", "store": store.manifest["fingerprint"]}
-    judge.about |= {"encoder": store.manifest["encoder"], "documents": len(documents), "seed": given.seed, "measured": found}
+    judge.about = {
+        "text": data.description,
+        "split": given.split,
+        "store": manifest["fingerprint"],
+        "encoder": manifest["encoder"],
+    }
+    judge.about |= {"documents": len(documents), "seed": given.seed, "measured": found}
     judge.save(given.out)
-    print(f"judge: {given.out}, of {len(documents):,} validation documents of {data.description}", flush=True)
+    print(f"judge: {given.out}, of {len(documents):,} documents ({given.split}) of {data.description}", flush=True)
     told = f"{found['accuracy']:.1%} told right, {found['pairwise']:.1%} judged better than shuffled"
     print(f"  of {found['held_out']:.0f} that were held out, and their shuffled selves: {told}", flush=True)
     return found

@@ -169,6 +169,11 @@ class NextSentence(L.Callback):
             raise ValueError(
                 f"The judge in {self.judge_name} learnt from another space than the data's: `zoo prepare judge` makes one."
             )
+        if self.judge and self.judge.about.get("split") == "all" and self.judge.about["store"] == store.manifest["fingerprint"]:
+            raise ValueError(
+                f"The judge in {self.judge_name} learnt from the documents that it is to judge: run `zoo prepare judge` without "
+                "--split all."
+            )
         if self.space and self.space.encoder is not None and self.space.fingerprint != made:
             rank_zero_warn("The data were encoded by another space, or in another precision, than the one that round trips take.")
 

@@ -128,11 +128,16 @@ def test_the_verb_reads_the_validation_split_alone(data, tmp_path, monkeypatch, 
     assert [len(each) for each in seen] == (store.lengths - 1).tolist()  # whole documents, without the end marker
     judge = Judge.opened(tmp_path / "judge")
     assert judge.about["measured"] == found and judge.about["encoder"] == "hashed" and judge.about["split"] == "validation"
-    assert f"judge: {tmp_path / 'judge'}, of {len(store)} validation documents" in capsys.readouterr().out
+    assert f"judge: {tmp_path / 'judge'}, of {len(store)} documents (validation)" in capsys.readouterr().out
     texts = [json.loads(line)["text"] for line in (tmp_path / "held.jsonl").read_text().splitlines()]
     assert [text.replace("\n", " ") for text in texts] == [" ".join(store.texts(n)[:-1]) for n in range(len(store))]
     lines = sum(text.count("\n") for text in texts) / sum(len(store.texts(n)) - 2 for n in range(len(store)))
     assert 0.15 < lines < 0.25
+    count = len(seen)
+    main(
+        ["prepare", "judge", "--out", str(tmp_path / "all"), "--split", "all", "--device", "cpu", "--dim", "8", "-c", str(recipe)]
+    )
+    assert len(seen) - count == 150 and Judge.opened(tmp_path / "all").about["split"] == "all"
     with pytest.raises(SystemExit) as ended:
         main(["prepare", "judge", "--out", str(tmp_path / "x"), "-c", str(others)])
     assert "give a recipe whose data have `view: sentences`" in str(ended.value)
@@ -143,4 +148,4 @@ def test_documents_are_spread_over_the_split(data, tmp_path):
     assert [number for number, _ in vectors_of(store, 7)] == [i * len(store) // 7 for i in range(7)]
     number, vectors = list(vectors_of(store, 3))[1]
     assert (vectors.numpy() == store.chunks(np.array([number]))[0][0, :-1]).all()
-    assert write_documents(store, tmp_path / "a" / "b.jsonl") == len(store) and len(list((tmp_path / "a").iterdir())) == 1
+    assert write_documents([store], tmp_path / "a" / "b.jsonl") == len(store) and len(list((tmp_path / "a").iterdir())) == 1

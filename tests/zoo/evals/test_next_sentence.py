@@ -234,6 +234,10 @@ def test_mistakes_are_named(data, folders, tmp_path, monkeypatch):
     other.save(tmp_path / "other")
     with pytest.raises(ValueError, match="learnt from another space than the data's: `zoo prepare judge` makes one"):
         NextSentence(judge=str(tmp_path / "other")).measured(Off(), batches, store)
+    other.about = {"split": "all", "store": store.manifest["fingerprint"]}
+    other.save(tmp_path / "knows")
+    with pytest.raises(ValueError, match=r"learnt from the documents that it is to judge: run .* without --split all"):
+        NextSentence(judge=str(tmp_path / "knows")).measured(Off(), batches, store)
     space, said = Nearest(["A."]), []
     space.fingerprint = "another"
     monkeypatch.setattr(Space, "opened", lambda *sources, device: space)
