@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ class Judge(nn.Module):
     def __init__(self, width: int, dim: int = 64, hidden: int = 128, dropout: float = 0.2):
         super().__init__()
         self.config = {"width": width, "dim": dim, "hidden": hidden, "dropout": dropout}
-        self.width, self.about = width, {}
+        self.width = width
+        self.about: dict[str, Any] = {}
         self.normalizer = Normalizer(width)
         self.project = nn.Linear(width, dim)
         self.pair = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * dim, hidden), nn.GELU(), nn.Linear(hidden, 1))
@@ -203,7 +205,7 @@ def _told(judge: Judge, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
 def vectors_of(store: SentenceStore, documents: int) -> Iterator[tuple[int, Tensor]]:
     """(number, vectors (n, E) without the end marker) of at most so many documents of a store that wraps none, spread over it."""
     count = min(documents, len(store))
-    for number in (np.arange(count) * len(store) // max(1, count)).tolist():
+    for number in (place * len(store) // count for place in range(count)):
         texts = store.texts(number)
         length = len(texts) - (texts[-1] == store.end)
         yield number, torch.from_numpy(store.chunks(np.array([number]))[0][0, :length])
@@ -233,8 +235,8 @@ def write_documents(stores: Sequence[SentenceStore], path: str | Path) -> int:
 
 def main(words: list[str]) -> dict[str, float]:
     """Returns what `train` measured."""
-    rest = "All other words are of `zoo prepare`: the recipe, overlays and settings of the arms' data."
-    parser = argparse.ArgumentParser("zoo prepare judge", description=__doc__.split(": ", 1)[1].split("\n")[0], epilog=rest)
+    epilog = "All other words are of `zoo prepare`: the recipe, overlays and settings of the arms' data."
+    parser = argparse.ArgumentParser("zoo prepare judge", description=__doc__.split(": ", 1)[1].split("\n")[0], epilog=epilog)
     parser.add_argument("--out", required=True, help=f"folder that {WEIGHTS} and {ABOUT} are written to")
     parser.add_argument("--documents", help="a .jsonl that the same documents are written to as text, for a causal scorer")
     parser.add_argument(
