@@ -24,6 +24,7 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.sonar.codebooks",
         "--space FOLDER --out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to a sentence space",
     ),
+    "prepare judge": ("zoo.evals.judge", "--out FOLDER -c RECIPE …: train a judge of coherence on validation documents"),
     "prepare boundaries": (
         "zoo.data.boundaries",
         "--out FOLDER with --files FILE… or -c RECIPE …: train a classifier of sentence ends",
