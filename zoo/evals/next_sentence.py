@@ -4,6 +4,7 @@ A whole chunk is scored in one call of the net's `predict`, which reads its cont
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ class NextSentence(L.Callback):
         beam: of the decoder; 1 is greedy.
         seed: of the predictions, and of what is shuffled.
         first: sentences before a scored one, at least.
+        sampler: settings of the net's sampler that are other than its own, such as {guidance: 2}.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class NextSentence(L.Callback):
         beam: int = 1,
         seed: int = 0,
         first: int = 1,
+        sampler: dict[str, float | int | str] | None = None,
     ):
         if scorer and not space:
             raise ValueError("NextSentence: a scorer reads text, and without a space there is none: give space, its folder.")
@@ -86,7 +89,7 @@ class NextSentence(L.Callback):
             )
         self.sources = [space] if isinstance(space, str) else list(space or ())
         self.scorer_name, self.judge_name, self.decode_sentences = scorer, judge, decode_sentences
-        self.beam, self.seed, self.first = beam, seed, first
+        self.beam, self.seed, self.first, self.sampler = beam, seed, first, dict(sampler or {})
         self.space: Space | None = None
         self.scorer: CausalScorer | None = None
         self.judge: Judge | None = None
@@ -109,6 +112,7 @@ class NextSentence(L.Callback):
                 "NextSentence asks whole nets, and this one is sharded: run `zoo test` on the checkpoint with "
                 "--trainer.strategy=auto, one whole net per device."
             )
+        self._set(module.net)
         self.open(module.device, self._store(trainer))
         self.limit = max(1, self.decode_sentences // trainer.world_size)
         if trainer.is_global_zero:
@@ -116,6 +120,14 @@ class NextSentence(L.Callback):
                 print(f"mutual information: by {self.scorer.name}", flush=True)
             if self.judge:
                 print(f"coherence: by {self.judge_name}, {self.judge.about.get('measured', 'never measured')}", flush=True)
+
+    def _set(self, net: nn.Module) -> None:
+        if not self.sampler:
+            return
+        known = [field.name for field in fields(net.sampler)] if hasattr(net, "sampler") else []
+        if wrong := [name for name in self.sampler if name not in known]:
+            raise ValueError(f"NextSentence: the net's sampler has no {wrong[0]}, but {', '.join(known) or 'nothing'}.")
+        net.sampler = replace(net.sampler, **self.sampler)
 
     def on_test_batch_end(self, trainer, module, outputs, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.add(module.net, batch, self._store(trainer))

@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from zoo.evals.information import CausalScorer
 from zoo.evals.judge import Judge
 from zoo.evals.next_sentence import ROWS, NextSentence, elsewhere, means
 from zoo.evals.sentence_scores import places
+from zoo.nn.diffusion import Sampler
 from zoo.ntp.net import NextToken
 from zoo.pretrained import save_pretrained
 from zoo.sonar.space import Space
@@ -246,3 +248,13 @@ def test_mistakes_are_named(data, folders, tmp_path, monkeypatch):
     assert said and "encoded by another space" in said[0]
     with pytest.raises(ValueError, match="these data have no text"):
         NextSentence(space="here", scorer=folders["scorer"]).measured(Off(), batches)
+
+
+def test_a_sampler_is_set_for_the_test():
+    net = SimpleNamespace(sampler=Sampler(taken=20))
+    NextSentence(sampler={"guidance": 2.0})._set(net)
+    assert net.sampler == Sampler(taken=20, guidance=2.0)
+    with pytest.raises(ValueError, match="the net's sampler has no heat, but taken, guidance"):
+        NextSentence(sampler={"heat": 2.0})._set(net)
+    with pytest.raises(ValueError, match="has no guidance, but nothing"):
+        NextSentence(sampler={"guidance": 2.0})._set(SimpleNamespace())
