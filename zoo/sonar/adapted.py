@@ -8,10 +8,10 @@ from torch import Tensor
 
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
+from zoo.saved import opened
 from zoo.sonar.autoencoder import OnFrozen
 from zoo.sonar.folder import open_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
-from zoo.sonar.saved import opened
 
 KINDS = {"encoder": TextEncoder, "decoder": TextDecoder, "normalizer": Normalizer}
 CODEBOOKS = "quantizer.safetensors"
