@@ -1,5 +1,5 @@
-"""`zoo prepare sentences`: builds the sentence store that a recipe's CommonCrawlSentences names, in this process or by datatrove's
-executors on this machine, Slurm or Ray (extra `scale`)."""
+"""`zoo prepare sentences`: builds the sentence store that a recipe's CommonCrawlSentences names, in this process or by the
+executors of datatrove on this machine, Slurm or Ray (extra `scale`)."""
 
 import argparse
 import json
@@ -102,32 +102,38 @@ def _parsed(words: list[str]) -> tuple[Any, argparse.Namespace]:
     from zoo.cli import Parser
     from zoo.data.crawl import CommonCrawlSentences
 
-    about = argparse.ArgumentParser("zoo prepare sentences", description=__doc__.split(": ", 1)[1], allow_abbrev=False,
-                                    epilog="All other words are settings of the recipe's data: --data.init_args.KEY=VALUE.")  # fmt: skip
-    about.add_argument("-c", "--config", action="append", metavar="FILE", required=True, help="recipe, then overlays: their data count")
-    about.add_argument("--executor", choices=["local", "slurm", "ray"], help="datatrove's; default: a loop in this process")
-    about.add_argument("--workers", type=int, default=1, help="tasks at a time, -1 for all (default: %(default)s)")
-    about.add_argument("--logs", help="folder of the executor's logs (default: beside what is made)")
-    about.add_argument("--time", default="24:00:00", help="of a Slurm job (default: %(default)s)")
-    about.add_argument("--partition", default="", help="of Slurm")
-    about.add_argument("--qos", default="normal", help="of Slurm (default: %(default)s)")
-    about.add_argument("--gpus", type=int, default=0, help="per task, of Slurm and Ray (default: %(default)s)")
-    about.add_argument("--cpus", type=int, default=4, help="per task (default: %(default)s)")
-    about.add_argument("--gigabytes", type=int, default=16, help="of memory per task (default: %(default)s)")
-    about.add_argument("--setup", help='shell command before a Slurm task, such as "source .venv/bin/activate"')
-    given, rest = about.parse_known_args(words)
+    given, rest = _options().parse_known_args(words)
     if given.workers != 1 and not given.executor:
         given.executor = "local"
     parser = Parser(prog="zoo prepare sentences", parser_mode="omegaconf+")
     parser.add_subclass_arguments(LightningDataModule, "data")
     layered = [word for path in given.config for word in _settings(path)]
     if not any(word.startswith("--data.class_path=") for word in [*layered, *rest]):
-        raise ValueError(f"{given.config[0]} names no data (data.class_path): give the recipe of a sentence store, or one that reads it.")
+        raise ValueError(f"{given.config[0]} names no data (data.class_path): give the recipe of a sentence store.")
     namespace = parser.parse_args([*layered, *rest])
     data = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(namespace).data
     if not isinstance(data, CommonCrawlSentences) or data.view != "sentences":
-        raise ValueError(f"{given.config[0]} has no sentences to prepare: its data are no CommonCrawlSentences of view sentences.")
+        raise ValueError(
+            f"{given.config[0]} has no sentences to prepare: its data are no CommonCrawlSentences, or data.view is tokens."
+        )
     return data, given
+
+
+def _options() -> argparse.ArgumentParser:
+    about, rest = __doc__.split(": ", 1)[1], "All other words are settings of the recipe's data: --data.init_args.KEY=VALUE."
+    made = argparse.ArgumentParser("zoo prepare sentences", description=about, epilog=rest, allow_abbrev=False)
+    made.add_argument("-c", "--config", action="append", required=True, metavar="FILE", help="recipe, then overlays: their data")
+    made.add_argument("--executor", choices=["local", "slurm", "ray"], help="datatrove's; default: a loop in this process")
+    made.add_argument("--workers", type=int, default=1, help="tasks at a time, -1 for all (default: %(default)s)")
+    made.add_argument("--logs", help="folder of the executor's logs (default: beside what is made)")
+    made.add_argument("--time", default="24:00:00", help="of a Slurm job (default: %(default)s)")
+    made.add_argument("--partition", default="", help="of Slurm")
+    made.add_argument("--qos", default="normal", help="of Slurm (default: %(default)s)")
+    made.add_argument("--gpus", type=int, default=0, help="per task, of Slurm and Ray (default: %(default)s)")
+    made.add_argument("--cpus", type=int, default=4, help="per task (default: %(default)s)")
+    made.add_argument("--gigabytes", type=int, default=16, help="of memory per task (default: %(default)s)")
+    made.add_argument("--setup", help='shell command before a Slurm task, such as "source .venv/bin/activate"')
+    return made
 
 
 def _settings(path: str) -> list[str]:
@@ -141,9 +147,7 @@ def _settings(path: str) -> list[str]:
         raise FileNotFoundError(f"there is no recipe {path}; recipes are under recipes/, scales under recipes/scales/.") from None
     except (yaml.YAMLError, AttributeError) as error:
         raise ValueError(f"{path} is no YAML of sections: {' '.join(str(error).split())}") from None
-    return [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves({"data": section})
-    ]
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in _leaves({"data": section})]
 
 
 def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

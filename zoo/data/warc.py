@@ -30,8 +30,8 @@ class WARC(Source):
     HTML becomes text by trafilatura (main text without tables, comments and boilerplate, a paragraph a line), WET's text is taken
     as it is. Damaged records and files, wrong encodings, empty pages, other languages and repetitions are left out and counted
     in `dropped`, never fatal. Before the first document is read, one pass over all files plans what is kept, since a repetition
-    is one of the corpus and not of a file; workers are handed the plan. With a cache the pages of a file are made into text once, and
-both passes, any view and a resumed build read that.
+    is one of the corpus and not of a file; workers are handed the plan. With a cache the pages of a file become text once, which
+    both passes, either view and a resumed build read.
 
     Args:
         patterns: paths or globs.

@@ -9,7 +9,9 @@ import torch
 import yaml
 
 from zoo.__main__ import main
+from zoo.data import scale
 from zoo.data.crawl import CommonCrawlSentences
+from zoo.data.segment import Capped
 from zoo.data.sentence_store import SentenceStore
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar import SpaceEncoder
@@ -27,7 +29,9 @@ def home(tmp_path_factory, harbour):
     encoder = {"class_path": "zoo.sonar.SpaceEncoder", "init_args": {"space": "elsewhere", "device": "cpu"}}
     given = {"source": "hub", "hub": "none/such", "encoder": encoder, "files": None}
     data = {"class_path": "zoo.data.crawl.CommonCrawlSentences", "init_args": given}
-    (home / "recipe.yaml").write_text(yaml.safe_dump({"model": {"class_path": "not.Here"}, "data": data, "trainer": {"max_steps": 3}}))
+    (home / "recipe.yaml").write_text(
+        yaml.safe_dump({"model": {"class_path": "not.Here"}, "data": data, "trainer": {"max_steps": 3}})
+    )
     overlay = {"data": {"init_args": {"source": "files", "files": [f"{home}/texts.jsonl"], "hub_config": None}}}
     (home / "overlay.yaml").write_text(yaml.safe_dump(overlay))
     return home
@@ -97,7 +101,7 @@ def test_a_store_that_cannot_be_written_to_is_read_all_the_same(home, tmp_path, 
 def test_slurm_is_handed_the_work_and_the_next_call_ends_it(home, tmp_path, capsys, monkeypatch):
     pytest.importorskip("datatrove", reason="datatrove is in the extra `scale`")
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "sbatch").write_text(f'#!/bin/sh\nlast=\nfor last; do :; done\ncp "$last" {tmp_path}/job\necho Submitted 7\n')
+    (tmp_path / "bin" / "sbatch").write_text(f'#!/bin/sh\nfor last; do :; done\ncp "$last" {tmp_path}/job\necho Submitted 7\n')
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
     given = ["--executor", "slurm", "--partition", "gpu", "--gpus", "1", "--gigabytes", "64", "--setup", "source here"]
@@ -106,6 +110,37 @@ def test_slurm_is_handed_the_work_and_the_next_call_ends_it(home, tmp_path, caps
     script = (tmp_path / "job").read_text()
     assert "--partition=gpu" in script and "source here" in script and "array=0-0" in script
     assert main(words(home, tmp_path / "data"))["documents"] == 40
+
+
+def test_archives_are_extracted_and_encoded_by_the_executor(home, tmp_path, capsys):
+    for name in ("datatrove", "warcio", "justext"):
+        pytest.importorskip(name, reason=f"{name} is in the extra `scale` or `sentences`")
+    text = lambda i: f"The man said that he would not be there, and that it was all she had to say about him, number {i}. " * 2
+    for name, numbers in (("a", range(20)), ("b", range(15, 30))):
+        records = (text(i).encode() for i in numbers)
+        head = "WARC/1.0\r\nWARC-Type: conversion\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n"
+        (tmp_path / f"{name}.wet").write_bytes(b"".join(head.format(len(r)).encode() + r + b"\r\n\r\n" for r in records))
+    given = ["--data.init_args.source=warc", f"--data.init_args.files=['{tmp_path}/*.wet']", "--data.init_args.similar=1.0"]
+    found = main(words(home, tmp_path / "data", *given, "--executor", "local"))
+    said = capsys.readouterr().out
+    assert said.index("2 tasks of Extracts") < said.index("2 tasks of SentenceShards")
+    assert found["documents"] == 30 and "left out: 5 exact duplicate" in said
+    assert main(words(home, tmp_path / "loop", *given)) == found and content(tmp_path / "loop") == content(tmp_path / "data")
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[3] / "recipes/sentences").glob("*.yaml")), ids=lambda p: p.stem)
+def test_recipes_name_a_store(recipe):
+    data, given = scale._parsed(["-c", str(recipe), "--executor", "slurm"])
+    assert data.view == "sentences" and given.executor == "slurm" and data.segmenter.fingerprint and data.encoder.fingerprint
+    assert isinstance(data.encoder, SpaceEncoder) and data.context == 128
+    capped = next(each for each in inside(data.segmenter) if isinstance(each, Capped))
+    assert capped.characters == (100 if recipe.stem == "files" else 256)
+
+
+def inside(segmenter):
+    yield segmenter
+    if hasattr(segmenter, "segmenter"):
+        yield from inside(segmenter.segmenter)
 
 
 def test_mistakes_are_named(home, tmp_path):
