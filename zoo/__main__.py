@@ -32,7 +32,14 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.data.boundaries",
         "--out FOLDER with --files FILE… or -c RECIPE …: train a classifier of sentence ends",
     ),
-    "generate": ("zoo.generate", "FOLDER: continue a prompt with a saved net; with --concepts, of CoCoMix, say what it predicts"),
+    "generate": (
+        "zoo.generate",
+        "FOLDER: continue a prompt with a saved net; --concepts for what CoCoMix predicts, --space for an LCM",
+    ),
+    "edit": (
+        "zoo.lcm.edit",
+        "FOLDER --space SPACE --replace NUMBER TEXT: change a sentence, and have an LCM write on from there",
+    ),
     "cards": ("zoo.cocomix.cards", "LABELS -c RECIPE …: say what concepts stand for, by where they are in the training text"),
     "steer": ("zoo.cocomix.steer", "FOLDER --concept ID: continue a prompt with a concept of CoCoMix, and of its teacher, set"),
     "solve": ("zoo.evals.passk", "FOLDER: have a saved net solve code problems (HumanEval, MBPP, APPS), pass@k"),
@@ -69,6 +76,8 @@ def main(args: list[str] | None = None, callbacks: Iterable = ()):
     module = OWN[verb][0]
     if verb == "generate" and any(word.split("=")[0] == "--concepts" for word in args):
         module = "zoo.cocomix.predicted"  # which `generate`, for every token net, knows nothing of
+    if verb == "generate" and any(word.split("=")[0] == "--space" for word in args):
+        module = "zoo.lcm.generate"
     with in_one_sentence():
         return import_module(module).main(args[1 + verb.count(" ") :])
 

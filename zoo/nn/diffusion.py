@@ -61,7 +61,7 @@ class Schedule(nn.Module):
         sigma = (1 - alpha**2).sqrt()
         self.steps, self.pure = steps, rescale  # pure: nothing is left at the last step
         for name, value in (("alpha", alpha), ("sigma", sigma), ("snr", 2 * (alpha.log() - sigma.log()))):
-            self.register_buffer(name, value.float(), persistent=False)
+            self.register_buffer(name, value.float())  # saved with the net, which is filled in from a file
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x₀ (..., E), t (...) int64, noise (..., E) -> x_t (..., E)."""
@@ -73,14 +73,14 @@ class Schedule(nn.Module):
             return x0
         return noise if predicts == "epsilon" else self.alpha[t][..., None] * noise - self.sigma[t][..., None] * x0
 
-    def clean(self, predicts: Predicts, said: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def clean(self, predicts: Predicts, said: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """x₀ (..., E) of what the net says of x = x_t."""
         if predicts == "x0":
             return said
         alpha, sigma = self.alpha[t][..., None], self.sigma[t][..., None]
         return alpha * x - sigma * said if predicts == "v" else (x - sigma * said) / alpha.clamp(min=1e-4)
 
-    def noise(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    def noise(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """ε (..., E) that makes x = x_t of x₀."""
         return (x - self.alpha[t][..., None] * x0) / self.sigma[t][..., None]
 
@@ -148,22 +148,21 @@ class Sampler:
         x, taken = noise * self.sigma, trailing(schedule.steps, self.taken)
         for place, t in enumerate(taken):
             with_context, without = say(x, t)
-            at = torch.tensor(t, device=x.device)
-            alpha, sigma = schedule.alpha[at], schedule.sigma[at]
-            x0 = schedule.clean(self.predicts, with_context, x, at)
+            alpha, sigma = schedule.alpha[t], schedule.sigma[t]  # views: nothing waits for the device
+            x0 = schedule.clean(self.predicts, with_context, x, t)
             if schedule.pure and t == schedule.steps - 1:
                 epsilon = x  # all is noise, and nothing can be said of it that guidance would compare
             else:
-                epsilon = schedule.noise(x0, x, at)
+                epsilon = schedule.noise(x0, x, t)
                 if self.guided:
-                    epsilon = self._guided(epsilon, schedule.noise(schedule.clean(self.predicts, without, x, at), x, at))
+                    epsilon = self._guided(epsilon, schedule.noise(schedule.clean(self.predicts, without, x, t), x, t))
                 epsilon = epsilon.clamp(-self.clip, self.clip)
                 x0 = (x - sigma * epsilon) / alpha if self.guided else x0
             x0 = x0.clamp(-self.clip, self.clip)
             if place + 1 == len(taken):
                 break
-            after = torch.tensor(taken[place + 1], device=x.device)
-            spread = self._spread(schedule, at, after)
+            after = taken[place + 1]
+            spread = self._spread(schedule, t, after)
             x = schedule.alpha[after] * x0 + (schedule.sigma[after] ** 2 - spread**2).clamp(min=0).sqrt() * epsilon / self.scale
             if self.eta:
                 x = x + spread * fresh()
@@ -176,7 +175,7 @@ class Sampler:
         ratio = with_context.std(-1, keepdim=True) / epsilon.std(-1, keepdim=True).clamp(min=1e-8)
         return epsilon * (self.rescale * ratio + 1 - self.rescale)
 
-    def _spread(self, schedule: Schedule, at: Tensor, after: Tensor) -> Tensor:
+    def _spread(self, schedule: Schedule, at: int, after: int) -> Tensor:
         """Deviation of the fresh noise of a step."""
         ratio = schedule.sigma[after] / schedule.sigma[at]
         kept = (schedule.alpha[at] / schedule.alpha[after]) ** 2

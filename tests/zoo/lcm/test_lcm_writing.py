@@ -1,0 +1,219 @@
+"""Going on from prompts, stop rules, drafts and their edits, and the two verbs."""
+
+import hashlib
+
+import pytest
+import torch
+
+from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, parts
+from zoo.__main__ import main
+from zoo.lcm import Base
+from zoo.lcm.generate import chosen
+from zoo.lcm.writing import END, Draft, Stop, continued
+from zoo.nn.diffusion import Sampler
+from zoo.pretrained import save_pretrained
+from zoo.sonar.cards import write_space
+from zoo.sonar.net import TextDecoder, TextEncoder
+from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return parts(tmp_path_factory.mktemp("space"))
+
+
+class Scripted(torch.nn.Module):
+    """Says the vectors of a script, one after the other, whatever it has read; beside `Memory`, it counts rows."""
+
+    vocab = 3
+
+    def __init__(self, *script):
+        super().__init__()
+        self.script, self.unembedding = torch.tensor(script), torch.zeros(1)
+
+    def fits(self, length):
+        pass
+
+    def memory(self, rows, capacity):
+        self.rows, self.step = list(range(rows)), 0
+        return self
+
+    def select(self, places):
+        self.rows = [self.rows[place] for place in places]
+
+    def read(self, vectors, memory, lengths=None):
+        assert len(vectors) == len(self.rows)
+
+    def next(self, memory, noise):
+        said = self.script[self.step, self.rows].float()
+        self.step += 1
+        return said
+
+
+def told(net, prompts, stop, **settings):
+    """What `continued` yields: for every prompt its vectors."""
+    found = [[] for _ in prompts]
+    for rows, new in continued(net, prompts, stop, **settings):
+        for row, vector in zip(rows, new):
+            found[row].append(vector)
+    return found
+
+
+def test_a_document_ends_at_the_end_marker_at_a_repetition_and_at_the_limit():
+    x, y, z, end = [1.0, 0, 0], [0, 1.0, 0], [0, 0.4, 1.0], [0.1, 0, -5.0]
+    script = [[y, y, y], [end, x, x], [x, [0.9, 0.1, 0], y], [z, z, x], [z, z, z]]
+    found = told(Scripted(*script), [torch.tensor([x])] * 3, Stop(torch.tensor([0, 0, -1.0]), limit=4))
+    assert [len(each) for each in found] == [1, 2, 4]  # over at once; said x twice; had no reason to stop
+    assert found[0][0].tolist() == y and found[1][1].tolist() == x
+    never = told(Scripted(*script), [torch.tensor([x])] * 3, Stop(torch.tensor([0, 0, -1.0]), 1.1, 1.1, 5))
+    assert [len(each) for each in never] == [5, 5, 5]
+    assert [len(each) for each in told(Scripted(*script), [torch.tensor([y]), torch.tensor([x])], Stop(limit=1))] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_documents_side_by_side_are_those_written_alone(name, folder):
+    net = arm(name, folder)
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randn(n, WIDTH, generator=generator) for n in (3, 1, 4)]
+    stop = Stop(torch.randn(WIDTH, generator=generator), 0.6, 0.97, 6)  # of which some are over before others
+    together = told(net, prompts, stop, seeds=[5, 6, 7])
+    alone = [told(net, [prompt], stop, seed=seed)[0] for prompt, seed in zip(prompts, (5, 6, 7))]
+    assert [len(each) for each in together] == [len(each) for each in alone]
+    for a, b in zip(together, alone):
+        for one, other in zip(a, b):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_some_are_over_before_others(folder):
+    """Else the test above would not see rows leave."""
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randn(n, WIDTH, generator=generator) for n in (3, 1, 4)]
+    stop = Stop(torch.randn(WIDTH, generator=generator), 0.6, 0.97, 6)
+    assert len({len(each) for name in ARMS for each in told(arm(name, folder), prompts, stop, seeds=[5, 6, 7])}) > 2
+
+
+def test_prompts_that_cannot_be_continued(folder):
+    net = arm("two", folder, positions=10)
+    with pytest.raises(ValueError, match="12 sentences were asked of a net that has 10 positions"):
+        next(continued(net, [torch.zeros(2, WIDTH)], Stop(limit=10)))
+    with pytest.raises(ValueError, match="continue the empty ones apart"):
+        next(continued(net, [torch.zeros(2, WIDTH), torch.zeros(0, WIDTH)], Stop(limit=2)))
+    assert len(list(continued(net, [torch.zeros(0, WIDTH)], Stop(repeated=2, limit=2)))) == 2  # it begins documents
+    with pytest.raises(ValueError, match="begins no document"):
+        next(continued(arm("base", folder), [torch.zeros(0, WIDTH)], Stop(limit=2)))
+    assert list(continued(net, [], Stop())) == []
+
+
+class Hashed:
+    """A space whose vectors are hashes of texts; what is decoded is the vector's first digits."""
+
+    width = WIDTH
+
+    def encode(self, texts, lang):
+        rows = [hashlib.sha256(f"{lang} {text}".encode()).digest()[:WIDTH] for text in texts]
+        return torch.tensor([list(row) for row in rows], dtype=torch.float32).view(-1, WIDTH) / 64 - 2
+
+    def decode(self, vectors, lang, beam):
+        return [f"{lang} {' '.join(f'{x:.2f}' for x in row[:3].tolist())}" for row in vectors]
+
+
+@pytest.mark.parametrize("name", ARMS)
+class TestDraft:
+    def test_an_edited_draft_is_one_that_was_given_so(self, name, folder):
+        space, texts = Hashed(), ["A man.", "A dog.", "A walk.", "Rain."]
+        draft = Draft(arm(name, folder), space, texts, into="deu_Latn", capacity=9, stop=Stop(limit=2))
+        first = list(draft.write())
+        assert len(first) <= 2 and all(text.startswith("deu_Latn") for text in first) and draft.texts == texts + first
+        edits = [
+            (lambda: draft.replace(2, "A swim."), ["A man.", "A dog.", "A swim."]),
+            (lambda: draft.insert(1, "A cat."), ["A man.", "A cat."]),
+            (lambda: draft.delete(1), ["A man."]),
+        ]
+        for edit, expected in edits:
+            read = draft.read
+            edit()
+            assert draft.texts == expected and draft.read - read <= 2  # the new one, and at most one before it again
+            again = Draft(arm(name, folder), space, expected, capacity=9, stop=Stop(limit=2))
+            draft.random.manual_seed(4), again.random.manual_seed(4)
+            assert torch.equal(draft.vectors, again.vectors) and draft.memory.held == again.memory.held
+            draft.into = again.into
+            assert list(draft.write()) == list(again.write())
+
+    def test_says_what_is_not_there_and_when_it_is_full(self, name, folder):
+        draft = Draft(arm(name, folder), Hashed(), ["A man.", "A dog."], capacity=3, stop=Stop(limit=5, repeated=2, similar=2))
+        with pytest.raises(ValueError, match="There is no sentence 2: the draft has 2, counted from 0"):
+            draft.replace(2, "No.")
+        with pytest.raises(ValueError, match="There is no sentence 2"):
+            draft.delete(2)
+        draft.insert(2, "Rain.")
+        assert list(draft.write()) == []
+        with pytest.raises(ValueError, match="room for 3 sentences"):
+            draft._put(["More."], torch.zeros(1, WIDTH))
+
+
+def test_the_end_marker_is_that_of_the_space(folder):
+    draft = Draft(arm("two", folder), Hashed(), ["A man."], capacity=4)
+    assert torch.equal(draft.stop.end, Hashed().encode([END], "eng_Latn")[0]) and draft.stop.similar == 0.9
+    draft = Draft(arm("two", folder), Hashed(), [], capacity=4, stop=Stop(limit=1, similar=2))
+    assert len(list(draft.write())) == 1
+    with pytest.raises(ValueError, match="the space has 6: give the one"):
+        Draft(Base(7, CONTEXT, 16, 1, 2), Hashed(), ["A man."])
+
+
+def test_samplers_are_set_by_words():
+    assert chosen(Sampler(), ["guidance=2", "taken=20", "predicts=v"]) == Sampler(guidance=2.0, taken=20, predicts="v")
+    with pytest.raises(ValueError, match="--sampler heat=2 is none of taken="):
+        chosen(Sampler(), ["heat=2"])
+    with pytest.raises(ValueError, match="'much' is no number"):
+        chosen(Sampler(), ["guidance=much"])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A space and a net on disk, both untrained."""
+    home = tmp_path_factory.mktemp("home")
+    lines = ["The sea was calm.", "A ship sailed to the old town.", "A man was in the town.", END]
+    tokenizer = Tokenizer(train_sentencepiece(lines * 20, 24))
+    torch.manual_seed(0)
+    sizes = {
+        "vocab": tokenizer.vocab,
+        "dim": 8,
+        "layers": 1,
+        "heads": 2,
+        "hidden": 16,
+        "positions": 64,
+        "pad": PAD,
+        "dropout": 0.0,
+    }
+    write_space(home / "space", TextEncoder(**sizes), TextDecoder(**sizes), tokenizer, "calm", dtype=torch.float32)
+    save_pretrained(Base(8, CONTEXT, 16, 1, 2), home / "net")
+    return home
+
+
+@pytest.mark.filterwarnings("ignore:.*reached the limit of tokens")
+def test_the_verbs_write_and_edit(home, capsys, monkeypatch, tmp_path):
+    words = [str(home / "net"), "--space", str(home / "space"), "--sentences", "2", "--beam", "1", "--device", "cpu"]
+    words += ["--similar", "2", "--repeated", "2"]
+    main(["generate", *words, "--prompt", "The sea was calm. A ship sailed to the old town."])
+    alone = capsys.readouterr().out
+    assert alone.startswith("The sea was calm. A ship sailed to the old town. |")
+    main(
+        ["generate", *words, "--prompt", "A man was in the town.", "--prompt", "The sea was calm. A ship sailed to the old town."]
+    )
+    assert capsys.readouterr().out.splitlines()[1].strip() == alone.strip()
+    file = tmp_path / "text.txt"
+    file.write_text("The sea was calm. A ship sailed to the old town.")
+    main(["edit", *words, "--prompt_file", str(file), "--replace", "1", "A man was in the town."])
+    out = capsys.readouterr().out
+    assert "   2  A ship sailed to the old town." in out and "\nA man was in the town. |" in out
+    for wrong, sentence in [
+        (["generate", *words], "give --prompt TEXT"),
+        (["generate", *words, "--prompt", "…"], "no sentence in prompt 1"),
+        (["edit", *words, "--prompt", "The sea.", "--delete", "0"], "counted from 1"),
+        (["edit", *words, "--prompt", "The sea.", "--delete", "2"], "There is no sentence 1"),
+        (["edit", *words, "--delete", "1"], "one text"),
+    ]:
+        with pytest.raises(SystemExit, match=sentence):
+            main(wrong)

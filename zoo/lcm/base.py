@@ -1,0 +1,146 @@
+"""Base-LCM: the next sentence's vector by regression (LCM paper, sec. 2.3.1 and 2.4.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.lcm.net import Memory, Tower, counted, drawn, ends
+from zoo.nn.normalizer import Normalizer
+from zoo.nn.transformer import Linear
+from zoo.sonar.saved import opened
+
+NORMALIZER = "normalizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What is done to a vector that was regressed: normal noise of so much deviation, in normalized space (the released code's
+    default is 1; its instructions, and ours, leave it out)."""
+
+    temperature: float = 0.0
+
+
+class Base(nn.Module):
+    """A causal transformer that says the next sentence's vector; what it is off by, squared, is the loss (eq. 1 to 6).
+
+    Args:
+        vocab: numbers in a sentence's vector (E). context: sentences of the longest chunk.
+        dim, layers, heads, hidden: of the transformer; defaults are the paper's 1.6B, hidden is 8/3 dim rounded up to 256s.
+        dropout: of what layers add; attention has none.
+        normalizer: file of the space's normalizer, or a folder that holds it; None takes vectors as they are.
+        clip: normalized values are kept within ± this.
+        loss: "space" measures errors in the space, as the paper's equations do (in units of the dimensions' mean square scale, so
+            that learning rates mean the same in any space); "normalized" in normalized space, as the released code does.
+        positions: of the longest document.
+    """
+
+    ahead = 0
+
+    def __init__(
+        self,
+        vocab: int,
+        context: int,
+        dim: int = 2048,
+        layers: int = 32,
+        heads: int = 16,
+        hidden: int | None = None,
+        *,
+        dropout: float = 0.1,
+        normalizer: str | None = None,
+        clip: float | None = None,
+        loss: Literal["space", "normalized"] = "space",
+        positions: int = 4096,
+    ):
+        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        self.config, self.vocab, self.context = config | {"normalizer": None}, vocab, context  # it is saved with the weights
+        self.normalizer = read_normalizer(normalizer, vocab, clip)
+        self.loss = loss
+        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context))
+        self.post = Linear(dim, vocab, True)
+        self.sampler = Moved()
+
+    @property
+    def trunk(self) -> "Base":
+        """What optimizers and `Saved` ask for `unembedding` and `fits`."""
+        return self
+
+    @property
+    def unembedding(self) -> Tensor:
+        """The matrix (E, D) that makes vectors."""
+        return self.post.weight
+
+    def fits(self, length: int) -> None:
+        """Raise ValueError, in a sentence, where so many sentences are too many."""
+        self.tower.fits(length)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict:
+        """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error
+        per sentence, summed over E) and parts {"mse": (sum, sentences)}, without graph and always in normalized space."""
+        x, learnt = self.normalizer.normalize(batch["vec"]), counted(batch)[:, 1:]
+        error = (self._said(x[:, :-1]).float() - x[:, 1:].float()).square()  # (B, S - 1, E)
+        mse = error.sum(-1)
+        if self.loss == "space":
+            units = self.normalizer.scale.square()
+            loss = (error * (units / units.mean())).sum(-1)
+        else:
+            loss = mse
+        count = learnt.sum()
+        return {
+            "loss": (loss * learnt).sum() / count.clamp(min=1),
+            "parts": {"mse": ((mse.detach() * learnt).sum(), count.float())},
+        }
+
+    def _said(self, x: Tensor) -> Tensor:
+        return self.post(self.tower(x))
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Tensor], seed: int = 0) -> Tensor:
+        """What is said of each sentence given the true ones before it: (B, S, E) in the space. Of the first, it is the
+        normalizer's centre. seed: of the sampler's noise, which depends on each chunk's `window` alone."""
+        x = self.normalizer.normalize(batch["vec"])
+        said = torch.cat((torch.zeros_like(x[:, :1]), self._said(x[:, :-1]).to(x.dtype)), 1)
+        if self.sampler.temperature:
+            noise = drawn(batch, (self.vocab,), self.context, seed).to(said)
+            said = said + self.sampler.temperature * noise
+        return self.normalizer.denormalize(said)
+
+    def memory(self, batch_size: int, capacity: int) -> Memory:
+        """What is held of documents that have been read: at first of none, at most `capacity` sentences each."""
+        return Memory(self.tower.cache(batch_size, capacity))
+
+    @torch.no_grad()
+    def read(self, vectors: Tensor, memory: Memory, lengths: Sequence[int] | None = None) -> None:
+        """Read sentences (B, S, E) on; of a row that has fewer, the first `lengths`, at least 1."""
+        h = self.tower(self.normalizer.normalize(vectors), memory.caches[0])  # (B, S, D)
+        memory.last = ends(h, lengths)
+        memory.advance(vectors.shape[1], lengths)
+
+    @torch.no_grad()
+    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+        """The vectors (B, E) that follow what was read; noise (B, E) is standard normal."""
+        if memory.last is None:
+            raise ValueError("Base-LCM begins no document: give it at least one sentence to go on from.")
+        said = self.post(memory.last)
+        return self.normalizer.denormalize(said + self.sampler.temperature * noise.to(said))
+
+
+def read_normalizer(place: str | None, width: int, clip: float | None = None) -> Normalizer:
+    """The normalizer of a file, or of a folder that holds it, for vectors of `width` numbers; None is one that does nothing.
+
+    Raises FileNotFoundError or ValueError, in a sentence.
+    """
+    made = Normalizer(width, clip)
+    if place is not None:
+        path = Path(place) / NORMALIZER if Path(place).is_dir() else Path(place)
+        with torch.device("cpu"):  # also where the net is only counted
+            found = opened(Normalizer, path)
+        if found.width != width:
+            raise ValueError(f"the normalizer {path} is for vectors of {found.width} numbers, and the data have {width}.")
+        if not made.center.is_meta:
+            made.load_state_dict(found.state_dict())
+    return made

@@ -1,0 +1,111 @@
+"""`zoo generate FOLDER --space SPACE`: text in, sentences, a Large Concept Model, text out."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoo.data.language import LANG
+from zoo.data.segment import Capped, Cleaned, Sentencex
+from zoo.lcm.writing import END, Draft, Stop, continued
+from zoo.pretrained import from_pretrained
+from zoo.sonar.space import Space
+
+
+def main(words: list[str]) -> None:
+    """`zoo generate`."""
+    parser = argparse.ArgumentParser("zoo generate", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("--prompt", action="append", default=[], help="a text to go on from; may be repeated")
+    parser.add_argument("--prompt_file", action="append", default=[], help="a text file; may be repeated")
+    add_arguments(parser)
+    given = parser.parse_args(words)
+    net, space = opened(given)
+    texts = [*given.prompt, *map(text_of, given.prompt_file)]
+    if not texts:
+        raise ValueError("A Large Concept Model goes on from a text: give --prompt TEXT or --prompt_file FILE.")
+    cut = Cleaned(Capped(Sentencex(), given.characters))
+    prompts = [cut(text, given.lang) for text in texts]
+    if not all(prompts):
+        raise ValueError(f"There is no sentence in prompt {prompts.index([]) + 1}: give it words.")
+    if len(prompts) == 1:
+        show(Draft(net, space, prompts[0], given.lang, given.into, *room(net, len(prompts[0]), given)), given)
+        return
+    sizes = [len(prompt) for prompt in prompts]
+    vectors = space.encode([sentence for prompt in prompts for sentence in prompt], given.lang).split(sizes)
+    written: list[list[torch.Tensor]] = [[] for _ in prompts]
+    stop = dataclasses.replace(_stop(given), end=space.encode([END], given.lang)[0])
+    for rows, new in continued(net, vectors, stop, given.seed):
+        for row, vector in zip(rows, new):
+            written[row].append(vector)
+    for prompt, made in zip(prompts, written):
+        said = space.decode(torch.stack(made), given.into or given.lang, beam=given.beam) if made else []
+        print(*prompt, "|", *said)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="what a run leaves at <run folder>/pretrained")
+    parser.add_argument("--space", required=True, action="append", help="folder of the space, or a card of it; may be repeated")
+    parser.add_argument("--lang", default=LANG, help="of the text (default: %(default)s)")
+    parser.add_argument("--into", help="language to write in, any that the space has (default: that of the text)")
+    parser.add_argument("--sentences", type=int, default=20, help="new ones, at most (default: %(default)s)")
+    parser.add_argument("--similar", type=float, default=0.9, help="cosine to the end marker that ends a text (default: 0.9)")
+    parser.add_argument("--repeated", type=float, default=0.9, help="cosine to the sentence before that ends it (default: 0.9)")
+    parser.add_argument(
+        "--sampler", nargs="*", default=[], metavar="NAME=VALUE", help="of the net's sampler: guidance=2 taken=20"
+    )
+    parser.add_argument("--characters", type=int, default=200, help="of a prompt's sentence, at most (default: %(default)s)")
+    parser.add_argument("--beam", type=int, default=5, help="of the decoder; 1 is greedy (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+
+
+def opened(given: argparse.Namespace) -> tuple[nn.Module, Space]:
+    dtype = getattr(torch, given.dtype)
+    net = from_pretrained(given.folder)
+    if not hasattr(net, "sampler"):
+        raise ValueError(f"The net in {given.folder} is no Large Concept Model: leave out --space to go on with its tokens.")
+    net.sampler = chosen(net.sampler, given.sampler)
+    return net.to(given.device, dtype).eval(), Space.opened(*given.space, device=given.device, dtype=dtype)
+
+
+def chosen(sampler, words: list[str]):
+    """A sampler with some of its settings changed: ["guidance=2", "taken=20"]. Raises ValueError, in a sentence."""
+    settings = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in settings or not value:
+            raise ValueError(f"--sampler {word} is none of {', '.join(f'{key}=…' for key in settings)}.")
+        kind = int if name in ("taken", "top_k") else str if name == "predicts" else float
+        try:
+            settings[name] = kind(value)
+        except ValueError:
+            raise ValueError(f"--sampler {word}: {value!r} is no number.") from None
+    return type(sampler)(**settings)
+
+
+def _stop(given: argparse.Namespace) -> Stop:
+    return Stop(None, given.similar, given.repeated, given.sentences)
+
+
+def room(net: nn.Module, sentences: int, given: argparse.Namespace) -> tuple[int, Stop, int, int]:
+    """Capacity, stop, beam and seed of a draft."""
+    return sentences + given.sentences + 1, _stop(given), given.beam, given.seed
+
+
+def show(draft: Draft, given: argparse.Namespace) -> None:
+    print(*draft.texts, "|", end="", flush=True)
+    for text in draft.write():
+        print("", text, end="", flush=True)
+    print()
+
+
+def text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no prompt file {path}: check its path.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"The prompt file {path} is no UTF-8 text.") from None

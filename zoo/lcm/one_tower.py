@@ -1,0 +1,127 @@
+"""One-Tower LCM: one transformer reads the sentences so far and makes the next one's vector (LCM paper, sec. 2.3.3)."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.lcm.base import read_normalizer
+from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
+from zoo.lcm.net import Memory, Steps, Trunk, drawn
+from zoo.nn.diffusion import Predicts, Sampler
+from zoo.nn.transformer import Linear
+
+
+class OneTower(nn.Module):
+    """A diffusion model of the next sentence's vector in one causal transformer, which sees the clean vectors of the sentences
+    before, and the noisy one that it is to say.
+
+    Args:
+        vocab, context, normalizer, clip: as in `Base`; dim, layers, heads, hidden, dropout: of the transformer. Defaults are the
+            paper's 1.6B; whose feed-forward parts have 8192 units, or as here two thirds of it with a gate, is not told.
+        schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
+        step_dim: width of a step's embedding, which is put beside a vector; the paper does not say.
+        positions: of the longest document, as places are learnt; default 128 or `context`.
+    """
+
+    ahead = 0
+    part_weights = PART_WEIGHTS
+
+    def __init__(
+        self,
+        vocab: int,
+        context: int,
+        dim: int = 2048,
+        layers: int = 32,
+        heads: int = 32,
+        hidden: int | None = None,
+        *,
+        dropout: float = 0.1,
+        normalizer: str | None = None,
+        clip: float | None = None,
+        schedule: Literal["cosine", "quadratic", "sigmoid"] = "cosine",
+        steps: int = 100,
+        schedule_numbers: list[float] | None = None,
+        predicts: Predicts = "x0",
+        snr: list[float] | None = None,
+        drop: float = 0.15,
+        drop_rows: Literal["each", "batch"] = "each",
+        samples: int = 1,
+        step_dim: int = 256,
+        positions: int | None = None,
+    ):
+        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        self.config, self.vocab, self.context = config | {"normalizer": None}, vocab, context  # it is saved with the weights
+        self.normalizer = read_normalizer(normalizer, vocab, clip)
+        self.diffusion = Diffusion(schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples)
+        places = positions or max(128, context)
+        self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim)
+        self.post = Linear(dim, vocab, True)
+        self.sampler = Sampler(predicts=predicts)
+
+    @property
+    def trunk(self) -> "OneTower":
+        """What optimizers and `Saved` ask for `unembedding` and `fits`."""
+        return self
+
+    @property
+    def unembedding(self) -> Tensor:
+        """The matrix (E, D) that makes vectors."""
+        return self.post.weight
+
+    def fits(self, length: int) -> None:
+        """Raise ValueError, in a sentence, where so many sentences are too many."""
+        self.tower.fits(length)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict:
+        """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the
+        first one without any context. Returns loss and parts of `Diffusion.scored`."""
+        x0 = self.normalizer.normalize(batch["vec"])
+        draw = self.diffusion.draw(batch, self.context)
+        said = self.post(self.tower.made(self.diffusion.noised(x0, draw), draw.t + 1, self.tower.clean(x0), draw.dropped))
+        return self.diffusion.scored(said, x0, draw, batch)
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Tensor], seed: int = 0) -> Tensor:
+        """A sample of each sentence given the true ones before it: (B, S, E) in the space. Clean vectors are read once.
+        seed: of the noise, which depends on each chunk's `window` alone."""
+        x0 = self.normalizer.normalize(batch["vec"])
+        left, noise = self.tower.clean(x0), drawn(batch, (self.vocab,), self.context, seed).to(x0)
+        rows = len(x0)
+
+        def made(x: Tensor, stage: Tensor) -> Tensor:
+            alone = rows if self.sampler.guided else 0
+            return self.tower.made(torch.cat((x, x)) if alone else x, stage, left, None, alone)
+
+        return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise))
+
+    def _sayer(self, made: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, int], tuple[Tensor, Tensor | None]]:
+        """What a sampler asks, of what `made` makes of x and its stage: rows with the context and, for guidance, more without."""
+        stages = torch.arange(self.diffusion.schedule.steps + 1, device=self.post.weight.device)
+
+        def say(x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
+            said = self.post(made(x.to(self.post.weight.dtype), stages[t + 1])).float()
+            return said[: len(x)], said[len(x) :] if self.sampler.guided else None
+
+        return say
+
+    def memory(self, batch_size: int, capacity: int) -> Memory:
+        """What is held of documents that have been read: at first of none, at most `capacity` sentences each."""
+        return Memory(self.tower.cache(batch_size, capacity))
+
+    @torch.no_grad()
+    def read(self, vectors: Tensor, memory: Memory, lengths: Sequence[int] | None = None) -> None:
+        """Read sentences (B, S, E) on; of a row that has fewer, the first `lengths`."""
+        self.tower.clean(self.normalizer.normalize(vectors).to(self.post.weight.dtype), memory.caches[0])
+        memory.advance(vectors.shape[1], lengths)
+
+    @torch.no_grad()
+    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+        """Vectors (B, E) that follow what was read, made of standard normal noise (B, E)."""
+
+        def made(x: Tensor, stage: Tensor) -> Tensor:
+            return self.tower.next(x, stage, memory.caches[0], self.sampler.guided)
+
+        return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise))

@@ -1,0 +1,158 @@
+"""Writing with a Large Concept Model: sentences go on from prompts, and a draft can be edited (LCM paper, sec. 2.3.1)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zoo.sonar.space import Space
+
+END = "End of text."  # what ends documents in training
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a document is over: its next sentence is like the end marker, or like the one before, by cosine (sec. 2.3.1; the
+    released code has both off unless asked for); or there are `limit` new sentences. What ended it is left out.
+
+    end: the end marker's vector (E,); None writes on. similar, repeated: cosines from which on it is over; above 1 is never.
+    """
+
+    end: Tensor | None = None
+    similar: float = 0.9
+    repeated: float = 0.9
+    limit: int = 200
+
+    def over(self, new: Tensor, before: Tensor | None) -> Tensor:
+        """Of new sentences (B, E) and those before them (B, E): (B,) bool."""
+        over = torch.zeros(len(new), dtype=torch.bool, device=new.device)
+        if self.end is not None:
+            over |= torch.cosine_similarity(new, self.end.to(new)[None], dim=-1) >= self.similar
+        if before is not None:
+            over |= torch.cosine_similarity(new, before.to(new), dim=-1) >= self.repeated
+        return over
+
+
+def continued(
+    net: nn.Module, prompts: Sequence[Tensor], stop: Stop, seed: int = 0, seeds: Sequence[int] | None = None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """New sentences, one of each document at a time: which prompts are still being written (R,), and their vectors (R, E).
+
+    prompts: vectors (n, E) of each document's sentences, which may differ in number. A document does not depend on the others
+    beside it: its noise comes from `seeds`, which are seed, seed + 1, … unless given.
+    Raises ValueError, in a sentence, where a prompt is empty and the net cannot begin, or where it has too few positions.
+    """
+    if not prompts:
+        return
+    lengths, device = [len(prompt) for prompt in prompts], net.unembedding.device
+    capacity = max(lengths) + stop.limit
+    net.fits(capacity)
+    memory = net.memory(len(prompts), capacity)
+    if max(lengths):
+        padded = nn.utils.rnn.pad_sequence([prompt.float() for prompt in prompts], batch_first=True).to(device)
+        if min(lengths) == 0:  # an empty row is read as one zero sentence and forgotten
+            raise ValueError(
+                "Prompts of no sentence and of some cannot be continued side by side: continue the empty ones apart."
+            )
+        net.read(padded, memory, lengths)
+    before = torch.stack([prompt[-1].float() for prompt in prompts]).to(device) if max(lengths) else None
+    given = list(seeds) if seeds is not None else [seed + row for row in range(len(prompts))]
+    generators = [torch.Generator().manual_seed(each % 2**63) for each in given]
+    rows = list(range(len(prompts)))
+    for _ in range(stop.limit):
+        noise = torch.stack([torch.randn(net.vocab, generator=generators[row]) for row in rows]).to(device)  # (R, E)
+        new = net.next(memory, noise).float()  # (R, E)
+        over = stop.over(new, before).tolist()  # the one wait for the device, a sentence
+        kept = [place for place, ended in enumerate(over) if not ended]
+        if not kept:
+            return
+        if len(kept) < len(rows):
+            memory.select(kept)
+            rows, new = [rows[place] for place in kept], new[kept]
+        yield rows, new
+        net.read(new[:, None], memory)
+        before = new
+
+
+class Draft:
+    """A document in the making: its sentences as texts and vectors, and what a net holds of them, which an edit does not read
+    again.
+
+    space: whose sentences the net has learnt. lang: of the texts that are given; into: of those that are written. capacity:
+    sentences, at most. stop: without `end`, that of the end marker is taken. beam: of the decoder.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        space: Space,
+        texts: Sequence[str],
+        lang: str = "eng_Latn",
+        into: str | None = None,
+        capacity: int = 512,
+        stop: Stop | None = None,
+        beam: int = 5,
+        seed: int = 0,
+    ):
+        if net.vocab != space.width:
+            raise ValueError(
+                f"The net says vectors of {net.vocab} numbers and the space has {space.width}: give the one it was trained in."
+            )
+        self.net, self.space, self.lang, self.into, self.beam = net.eval(), space, lang, into or lang, beam
+        stop = stop or Stop()
+        self.stop = Stop(space.encode([END], lang)[0], stop.similar, stop.repeated, stop.limit) if stop.end is None else stop
+        net.fits(capacity)
+        self.capacity, self.memory = capacity, net.memory(1, capacity)
+        self.random = torch.Generator().manual_seed(seed)
+        self.texts: list[str] = []
+        self.vectors = torch.zeros(0, space.width)
+        self.read = 0  # sentences that the net has read so far, those read again counted
+        self._put(list(texts), space.encode(list(texts), lang).cpu() if texts else self.vectors)
+
+    def _put(self, texts: list[str], vectors: Tensor) -> None:
+        if len(self.texts) + len(texts) > self.capacity:
+            raise ValueError(f"The draft has room for {self.capacity} sentences: give it a larger capacity.")
+        self.texts, self.vectors = [*self.texts, *texts], torch.cat((self.vectors, vectors.cpu()))
+        if texts:
+            self.net.read(vectors[None].to(self.net.unembedding.device), self.memory)
+            self.read += len(texts)
+
+    def _cut(self, index: int) -> None:
+        """Forget sentence `index` and all behind it. The last one that stays is read again: nets hold what they make of it."""
+        if not 0 <= index <= len(self.texts):
+            raise ValueError(f"There is no sentence {index}: the draft has {len(self.texts)}, counted from 0.")
+        first = max(0, index - 1)
+        kept, self.texts = self.texts[first:index], self.texts[:first]
+        vectors, self.vectors = self.vectors[first:index], self.vectors[:first]
+        self.memory.forget(self.memory.held[0] - first)
+        self._put(kept, vectors)
+
+    def replace(self, index: int, text: str) -> None:
+        """Say sentence `index` in other words; those behind it are dropped, to be written anew."""
+        if index >= len(self.texts):
+            raise ValueError(f"There is no sentence {index}: the draft has {len(self.texts)}, counted from 0.")
+        self.insert(index, text)
+
+    def insert(self, index: int, text: str) -> None:
+        """Put a sentence before sentence `index`; those from there on are dropped, to be written anew."""
+        self._cut(index)
+        self._put([text], self.space.encode([text], self.lang))
+
+    def delete(self, index: int) -> None:
+        """Take sentence `index` out; those behind it are dropped, to be written anew."""
+        if index >= len(self.texts):
+            raise ValueError(f"There is no sentence {index}: the draft has {len(self.texts)}, counted from 0.")
+        self._cut(index)
+
+    def write(self, limit: int | None = None) -> Iterator[str]:
+        """New sentences, one by one, until the document is over, has `limit` more (default: the stop's) or is full."""
+        for _ in range(min(self.stop.limit if limit is None else limit, self.capacity - len(self.texts))):
+            noise = torch.randn(1, self.net.vocab, generator=self.random).to(self.net.unembedding.device)
+            new = self.net.next(self.memory, noise).float()
+            before = self.vectors[-1:].to(new) if len(self.vectors) else None
+            if bool(self.stop.over(new, before)):
+                return
+            text = self.space.decode(new, self.into, beam=self.beam)[0]
+            self._put([text], new)
+            yield text
