@@ -20,6 +20,7 @@ from zoo.data.language import LANG, spoken, told
 from zoo.data.pieces import sample_hash
 from zoo.data.segment import installed, package
 from zoo.data.sources import Document, Source, digest, identity, split_of
+from zoo.data.store import FULL
 
 RULES = 2  # part of the fingerprint: raise it when what is kept or extracted changes
 
@@ -220,6 +221,14 @@ class Extracts:
                     file.write(json.dumps(text, ensure_ascii=False) + "\n")
                 file.write(json.dumps(dropped) + "\n")
             os.replace(temporary, place)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RuntimeError(
+                f"the disk of {self.folder} is full; free some space, or choose another place with data.root, and run the same "
+                "command again: finished archives are kept"
+            ) from None
+        else:
             print(f"web archives: the text of {os.path.basename(path)} is in {place}", flush=True)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The web archive source: documents of one language, each once, whoever reads them."""
 
+import errno
 import gzip
 import pickle
 import sys
@@ -150,5 +151,8 @@ def test_pages_are_extracted_once(folder, monkeypatch, capsys):
     monkeypatch.setattr(warc, "text_of", lambda page: 1 / 0)
     place.unlink()
     with pytest.raises(ZeroDivisionError):
+        list(cached().documents())
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"the disk of .*cache is full; free some space"):
+        patch.setattr(warc, "text_of", lambda page: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         list(cached().documents())
     assert not place.exists() and not list((folder / "cache").glob("*.tmp"))

@@ -1,10 +1,12 @@
 """Spaces by name: folders, cards and normalizers joined by a plus, wherever a space is asked for."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from zoo.__main__ import main
 from zoo.nn.normalizer import Normalizer
 from zoo.saved import save
 from zoo.sonar import AutoEncoding, RobustDecoder, Space, SpaceEncoder, cards
@@ -87,6 +89,16 @@ def test_decoders_and_data_take_names_of_cards(home, two_cards):
     torch.testing.assert_close(encoder.encode(["the sea"], "eng_Latn"), Space.opened(home / "bare").encode(["the sea"]))
     with pytest.raises(ValueError, match=r"an_encoder\+a_decoder has no normalizer: give the folder of a whole space"):
         RobustDecoder(tokenizer.vocab, 64, "an_encoder+a_decoder")
+
+
+def test_a_folder_of_a_space_is_made_of_cards(home, two_cards, tmp_path):
+    recipe = Path(__file__).parents[3] / "recipes/sonar/small.yaml"
+    given = ["--run", "an_encoder+a_decoder", "--out", str(tmp_path / "space"), "--sentences=200", "--scored=3"]
+    data = ["source=files", f"files=['{home}/*.txt']", f"root={tmp_path}", "tokens=128", "tokenizer=an_encoder+a_decoder"]
+    main(["prepare", "space", *given, "-c", str(recipe), *(f"--data.init_args.{each}" for each in data)])
+    made = open_named(tmp_path / "space")
+    assert made.normalizer is not None and made.decoder.config == open_named(home / "bare").decoder.config
+    assert made.tokenizer.fingerprint == Tokenizer.opened(home / "bare").fingerprint
 
 
 def test_what_does_not_fit_is_said(home):
