@@ -1,7 +1,7 @@
 """`python -m benchmarks.bench [--quick]`: our speed and memory beside their anchors, each against its target.
 
-bench_nets.py, bench_cocomix.py, bench_decode.py, bench_data.py and bench_sonar.py measure: `main(quick)` of each returns rows
-{name, ours, anchor, ratio, target, unit, ok}.
+bench_nets.py, bench_cocomix.py, bench_decode.py, bench_data.py, bench_sonar.py and bench_lcm.py measure: `main(quick)` of each
+returns rows {name, ours, anchor, ratio, target, unit, ok}.
 """
 
 import argparse
@@ -26,9 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small shapes, few rounds: that it works, not how fast")
     quick = parser.parse_args().quick
-    from benchmarks import bench_cocomix, bench_data, bench_decode, bench_nets, bench_sonar
+    from benchmarks import bench_cocomix, bench_data, bench_decode, bench_lcm, bench_nets, bench_sonar
 
-    rows = [row for each in (bench_nets, bench_cocomix, bench_decode, bench_data, bench_sonar) for row in each.main(quick)]
+    parts = (bench_nets, bench_cocomix, bench_decode, bench_data, bench_sonar, bench_lcm)
+    rows = [row for each in parts for row in each.main(quick)]
     print(*table(["name", "ours", "anchor", "ratio", "target", "met"], [cells(row) for row in rows]), sep="\n")
     path = ROOT / "runs" / "bench.json"
     path.parent.mkdir(exist_ok=True)

@@ -24,7 +24,14 @@ def test_table_and_file(tmp_path, monkeypatch, capsys):
     asked = []
     alone = row(name="memory", ours=790.5, anchor=None, ratio=None, target="<= 800", unit="MiB", ok=False)
     alone += row(name="wall", target="")
-    found = {"bench_nets": row(), "bench_cocomix": [], "bench_decode": [], "bench_data": alone, "bench_sonar": []}
+    found = {
+        "bench_nets": row(),
+        "bench_cocomix": [],
+        "bench_decode": [],
+        "bench_data": alone,
+        "bench_sonar": [],
+        "bench_lcm": [],
+    }
     for name, rows in found.items():
         module = SimpleNamespace(main=lambda quick, rows=rows: asked.append(quick) or rows)
         monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
@@ -38,7 +45,7 @@ def test_table_and_file(tmp_path, monkeypatch, capsys):
         ["memory", "790.5 MiB", "—", "—", "<= 800", "no"],
         ["wall", "220 tokens/s", "200 tokens/s", "1.1", "—", "—"],
     ]
-    assert asked == [True] * 5
+    assert asked == [True] * 6
     assert json.loads((tmp_path / "runs/bench.json").read_text()) == row() + alone
 
 

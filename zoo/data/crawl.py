@@ -5,6 +5,7 @@ Training reads chunks in an order that is a pure function of (seed, position); a
 were trained on.
 """
 
+import os
 import re
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -23,6 +24,7 @@ from zoo.data.modules import TokenData
 from zoo.data.segment import Capped, Cleaned, Segmenter, Sentencex
 from zoo.data.sentence_store import SentenceStore, complete, read_manifest, report
 from zoo.data.sentences import Encoder, SentenceShards, build, fingerprint, write_normalizer
+from zoo.data.shards import write_json
 from zoo.data.warc import WARC
 from zoo.nn.normalizer import Normalizer
 from zoo.saved import NORMALIZER, opened
@@ -152,6 +154,16 @@ class CommonCrawlSentences(TokenData):
                 "data.encoder is missing: give what turns sentences into vectors, or `source: store` with its folder"
             )
         return self.encoder
+
+    def save_tokenizer(self, folder: str | os.PathLike) -> None:
+        """What is needed to read a net's inputs again: the tokenizer; of the sentence view, what its store says of the space."""
+        if self.view == "tokens":
+            return super().save_tokenizer(folder)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        manifest = read_manifest(self.folder)
+        write_json(
+            Path(folder) / "space.json", {name: manifest[name] for name in ("encoder", "segmenter", "lang", "end", "width")}
+        )
 
     # -- preparing ------------------------------------------------------------------------------------------------
     def shards(self) -> SentenceShards:

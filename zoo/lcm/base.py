@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.net import Memory, Tower, counted, drawn, ends
+from zoo.lcm.net import Memory, Tower, counted, drawn, ends, exact
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.transformer import Linear
 from zoo.sonar.saved import opened
@@ -82,7 +82,7 @@ class Base(nn.Module):
         """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error
         per sentence, summed over E) and parts {"mse": (sum, sentences)}, without graph and always in normalized space."""
         x, learnt = self.normalizer.normalize(batch["vec"]), counted(batch)[:, 1:]
-        error = (self._said(x[:, :-1]).float() - x[:, 1:].float()).square()  # (B, S - 1, E)
+        error = (exact(self._said(x[:, :-1])) - exact(x[:, 1:])).square()  # (B, S - 1, E)
         mse = error.sum(-1)
         if self.loss == "space":
             units = self.normalizer.scale.square()
@@ -121,7 +121,7 @@ class Base(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
         """The vectors (B, E) that follow what was read; noise (B, E) is standard normal."""
         if memory.last is None:
             raise ValueError("Base-LCM begins no document: give it at least one sentence to go on from.")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.net import QUARTERS, counted, drawn, told
+from zoo.lcm.net import QUARTERS, counted, drawn, exact, told
 from zoo.nn.diffusion import Predicts, Schedule
 
 PART_WEIGHTS = {f"mse_quarter{number + 1}": 0.0 for number in range(QUARTERS)}  # they are parts of "mse" already
@@ -86,11 +86,11 @@ class Diffusion(nn.Module):
         Loss: mean over sentences of ω · squared error, summed over E; where a batch has `weight` (B, S), ω is times that. Parts:
         "mse", unweighted, and by quarters of the steps, from little noise to nothing else; sums and counts without graph.
         """
-        x0 = x0.repeat(self.samples, 1, 1).float()  # (R, S, E)
+        x0 = exact(x0.repeat(self.samples, 1, 1))  # (R, S, E)
         learnt = counted(batch).repeat(self.samples, 1)  # (R, S)
         target = self.schedule.target(self.predicts, x0, draw.t, draw.noise)
-        mse = (said.float() - target).square().sum(-1)  # (R, S)
-        count, weight = learnt.sum(), learnt.float()
+        mse = (exact(said) - target).square().sum(-1)  # (R, S)
+        count, weight = learnt.sum(), learnt.to(mse.dtype)
         if self.snr is not None:
             snr = self.schedule.snr[draw.t].exp().clamp(*self.snr) * learnt
             weight = snr * (count / snr.sum().clamp(min=1e-12))  # with mean 1, as in the released code

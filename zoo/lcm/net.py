@@ -106,7 +106,7 @@ class Tower(nn.Module):
         positions = torch.arange(length, device=x.device) if cache is None else cache.positions(length)
         mask, causal = (None, True) if cache is None else cache.visible(length)
         rope = rotary(positions, self.dim // self.heads, 1e4)
-        h = self.pre(x)  # (B, S, D)
+        h = self.pre(x).to(self.pre.weight.dtype)  # (B, S, D), what layers add to, in full also under autocast
         for index, layer in enumerate(self.layers):
             h = layer(h, rope, mask, causal, cache and cache.layer(index).append)
         return self.norm(h)
@@ -238,7 +238,7 @@ class Trunk(nn.Module):
 
     def _entered(self, x: Tensor, stage: Tensor, positions: Tensor) -> Tensor:
         beside = self.stages(stage).to(x.dtype).expand(*x.shape[:-1], -1)
-        return self.pre(torch.cat((x, beside), -1)) + self.places(positions)
+        return self.pre(torch.cat((x, beside), -1)) + self.places(positions)  # in full, also under autocast
 
 
 def empty(layers: int, batch_size: int, capacity: int, heads: int, weight: Tensor) -> Cache:
@@ -261,6 +261,11 @@ def fits(length: int, positions: int) -> None:
             f"{length} sentences were asked of a net that has {positions} positions: shorten the document, or train with "
             f"positions={length}."
         )
+
+
+def exact(x: Tensor) -> Tensor:
+    """At least float32: losses and what samplers add up are no matter of bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def counted(batch: dict[str, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.lcm.base import read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, Trunk, drawn
+from zoo.lcm.net import Memory, Steps, Trunk, drawn, exact
 from zoo.nn.diffusion import Predicts, Sampler
 from zoo.nn.transformer import Linear
 
@@ -102,7 +102,7 @@ class OneTower(nn.Module):
         stages = torch.arange(self.diffusion.schedule.steps + 1, device=self.post.weight.device)
 
         def say(x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
-            said = self.post(made(x.to(self.post.weight.dtype), stages[t + 1])).float()
+            said = exact(self.post(made(x.to(self.post.weight.dtype), stages[t + 1])))
             return said[: len(x)], said[len(x) :] if self.sampler.guided else None
 
         return say
@@ -118,7 +118,7 @@ class OneTower(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
         """Vectors (B, E) that follow what was read, made of standard normal noise (B, E)."""
 
         def made(x: Tensor, stage: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.lcm.base import read_normalizer
-from zoo.lcm.net import QUARTERS, Memory, Trunk, counted, drawn, told
+from zoo.lcm.net import QUARTERS, Memory, Trunk, counted, drawn, exact, told
 from zoo.nn.losses import linear_cross_entropy
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.nn.transformer import Embedding, Linear
@@ -140,9 +140,9 @@ class Quant(nn.Module):
         count = learnt.sum()
         if self.target == "discrete":
             unit = codes.gather(-1, book[..., None])[..., 0]
-            loss, error = linear_cross_entropy(h, self.post.weight, unit, learnt.float() / count.clamp(min=1))
+            loss, error = linear_cross_entropy(h, self.post.weight, unit, learnt.to(exact(h).dtype) / count.clamp(min=1))
         else:
-            graph = (self.post(h).float() - x0.repeat(samples, 1, 1).float()).square().sum(-1)
+            graph = (exact(self.post(h)) - exact(x0.repeat(samples, 1, 1))).square().sum(-1)
             loss, error = (graph * learnt).sum() / count.clamp(min=1), graph.detach()
         return {"loss": loss, "parts": told(self._part, error, learnt, book, quantizer.books)}
 
@@ -170,7 +170,7 @@ class Quant(nn.Module):
         stages = torch.arange(quantizer.books + 1, device=noise.device)
         for book in range(quantizer.books):
             x = self._entered(sums, book).to(self.post.weight.dtype)
-            said = self.post(made(x, stages[book + 1])).float()
+            said = exact(self.post(made(x, stages[book + 1])))
             if self.sampler.guided:
                 with_context, without = said[:rows], said[rows:]
                 said = without + self.sampler.guidance * (with_context - without)
@@ -205,6 +205,6 @@ class Quant(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
         """Vectors (B, E) that follow what was read; where units are drawn, they are of standard normal noise (B, E)."""
         return self._summed(lambda x, stage: self.tower.next(x, stage, memory.caches[0], self.sampler.guided), noise)

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty
+from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, exact
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -38,13 +38,16 @@ class DenoiserLayer(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, look: Look) -> Tensor:
         """x (R, S, D) and modulation (R or 1, S or 1, 9 D) -> (R, S, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = modulation.chunk(9, -1)
-        dim, norms = x.shape[-1], self.norms
-        value = F.linear(torch.addcmul(shift1, norms[0](x), scale1 + 1), self.value.weight[-dim:], self.value.bias[-dim:])
-        x = torch.addcmul(x, gate1, self._dropped(self.value_out(value)))
+        norms = self.norms
+        x = torch.addcmul(x, gate1, self._dropped(self.value_out(self._value(torch.addcmul(shift1, norms[0](x), scale1 + 1)))))
         q = self.query(torch.addcmul(shift2, norms[1](x), scale2 + 1)).unflatten(-1, (self.heads, -1))  # (R, S, H, D/H)
         found = look(q.transpose(1, 2)).transpose(1, 2).flatten(2)  # (R, S, D)
         x = torch.addcmul(x, gate2, self._dropped(self.out(found.to(q.dtype))))
         return torch.addcmul(x, gate3, self._dropped(self.mlp(torch.addcmul(shift3, norms[2](x), scale3 + 1))))
+
+    def _value(self, x: Tensor) -> Tensor:
+        dim = x.shape[-1]
+        return F.linear(x, self.value.weight[-dim:], self.value.bias[-dim:]) if len(self.value.weight) > dim else self.value(x)
 
     def keys(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, S, H, D/H) of the context (B, S, D)."""
@@ -140,7 +143,7 @@ class TwoTower(nn.Module):
 
     def _said(self, x: Tensor, t: Tensor, before: Tensor, dropped: Tensor) -> Tensor:
         """What the denoiser says (R, S, E) of x (R, S, E) at steps t (R, S)."""
-        h, embedded, which = self.pre(x), *self._steps(t)
+        h, embedded, which = self.pre(x).to(self.pre.weight.dtype), *self._steps(t)  # as in `Tower`
         samples = len(x) // len(before)
         for layer in self.layers:
             arguments = (layer, h, embedded, which, before, dropped, samples)
@@ -212,7 +215,7 @@ class TwoTower(nn.Module):
                     return torch.cat((found, layer.nothing().expand_as(q[rows:]).to(found))) if guided else found
 
                 h = layer(h, modulation[number], both)
-            said = self.post(self.norm(h)).float()
+            said = exact(self.post(self.norm(h)))
             return said[:rows], said[rows:] if guided else None
 
         return say
@@ -237,7 +240,7 @@ class TwoTower(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next(self, memory: Memory, noise: Tensor) -> Tensor:
+    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
         """Vectors (B, E) that follow what was read, made of standard normal noise (B, E)."""
         cross = memory.caches[1]
         looks = [self._look(cross, index) for index in range(len(self.layers))]
@@ -247,7 +250,8 @@ class TwoTower(nn.Module):
     @staticmethod
     def _look(cross: Cache, index: int) -> Look:
         held = cross.longest
-        keys, values = (store[index, :, :held].transpose(1, 2) for store in (cross.keys, cross.values))
+        # Copied once, head by head, for all the steps of a sampler: far quicker to read where there is much of it.
+        keys, values = (store[index, :, :held].transpose(1, 2).contiguous() for store in (cross.keys, cross.values))
         mask = None
         if cross.shortest < held:
             mask = (torch.arange(held, device=keys.device) < cross.lengths[:, None])[:, None, None]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zoo.nn.packed import packed
 from zoo.sonar.space import Space
 
 END = "End of text."  # what ends documents in training
@@ -34,6 +35,7 @@ class Stop:
         return over
 
 
+@torch.no_grad()  # as a decorator it lets go between the sentences
 def continued(
     net: nn.Module, prompts: Sequence[Tensor], stop: Stop, seed: int = 0, seeds: Sequence[int] | None = None
 ) -> Iterator[tuple[list[int], Tensor]]:
@@ -60,19 +62,20 @@ def continued(
     given = list(seeds) if seeds is not None else [seed + row for row in range(len(prompts))]
     generators = [torch.Generator().manual_seed(each % 2**63) for each in given]
     rows = list(range(len(prompts)))
-    for _ in range(stop.limit):
-        noise = torch.stack([torch.randn(net.vocab, generator=generators[row]) for row in rows]).to(device)  # (R, E)
-        new = net.next(memory, noise).float()  # (R, E)
-        over = stop.over(new, before).tolist()  # the one wait for the device, a sentence
-        kept = [place for place, ended in enumerate(over) if not ended]
-        if not kept:
-            return
-        if len(kept) < len(rows):
-            memory.select(kept)
-            rows, new = [rows[place] for place in kept], new[kept]
-        yield rows, new
-        net.read(new[:, None], memory)
-        before = new
+    with packed(net):  # a sentence takes forty passes through the same weights
+        for _ in range(stop.limit):
+            noise = torch.stack([torch.randn(net.vocab, generator=generators[row]) for row in rows]).to(device)  # (R, E)
+            new = net.next_vector(memory, noise).float()  # (R, E)
+            over = stop.over(new, before).tolist()  # the one wait for the device, a sentence
+            kept = [place for place, ended in enumerate(over) if not ended]
+            if not kept:
+                return
+            if len(kept) < len(rows):
+                memory.select(kept)
+                rows, new = [rows[place] for place in kept], new[kept]
+            yield rows, new
+            net.read(new[:, None], memory)
+            before = new
 
 
 class Draft:
@@ -145,14 +148,16 @@ class Draft:
             raise ValueError(f"There is no sentence {index}: the draft has {len(self.texts)}, counted from 0.")
         self._cut(index)
 
+    @torch.no_grad()
     def write(self, limit: int | None = None) -> Iterator[str]:
         """New sentences, one by one, until the document is over, has `limit` more (default: the stop's) or is full."""
-        for _ in range(min(self.stop.limit if limit is None else limit, self.capacity - len(self.texts))):
-            noise = torch.randn(1, self.net.vocab, generator=self.random).to(self.net.unembedding.device)
-            new = self.net.next(self.memory, noise).float()
-            before = self.vectors[-1:].to(new) if len(self.vectors) else None
-            if bool(self.stop.over(new, before)):
-                return
-            text = self.space.decode(new, self.into, beam=self.beam)[0]
-            self._put([text], new)
-            yield text
+        with packed(self.net):
+            for _ in range(min(self.stop.limit if limit is None else limit, self.capacity - len(self.texts))):
+                noise = torch.randn(1, self.net.vocab, generator=self.random).to(self.net.unembedding.device)
+                new = self.net.next_vector(self.memory, noise).float()
+                before = self.vectors[-1:].to(new) if len(self.vectors) else None
+                if bool(self.stop.over(new, before)):
+                    return
+                text = self.space.decode(new, self.into, beam=self.beam)[0]
+                self._put([text], new)
+                yield text

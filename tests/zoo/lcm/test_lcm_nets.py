@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import released_lcm
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, batch, fixed, parts
 from zoo.lcm import Base, OneTower, TwoTower
 from zoo.lcm.net import drawn
@@ -54,7 +55,7 @@ class TestEveryNet:
         said, noise, memory = net.predict(given, seed=7), drawn(given, (WIDTH,), CONTEXT, 7), net.memory(3, 5)
         for n in range(5):
             if n or name != "base":
-                close(net.next(memory, noise[:, n]), said[:, n])
+                close(net.next_vector(memory, noise[:, n]), said[:, n])
             net.read(given["vec"][:, n : n + 1], memory)
         assert memory.held == [5, 5, 5]
 
@@ -62,16 +63,16 @@ class TestEveryNet:
         net, given = arm(name, folder), batch(size=4)
         noise, memory, lengths = torch.randn(3, WIDTH), net.memory(3, 6), [2, 4, 1]
         net.read(given["vec"], memory, lengths)
-        first = net.next(memory, noise)
+        first = net.next_vector(memory, noise)
         net.read(first[:, None], memory)
         memory.select([0, 2])
-        second = net.next(memory, noise[[0, 2]])
+        second = net.next_vector(memory, noise[[0, 2]])
         for row, place in ((0, 0), (2, 1)):
             alone = net.memory(1, 6)
             net.read(given["vec"][row : row + 1, : lengths[row]], alone)
-            close(net.next(alone, noise[row : row + 1])[0], first[row])
+            close(net.next_vector(alone, noise[row : row + 1])[0], first[row])
             net.read(first[row : row + 1, None], alone)
-            close(net.next(alone, noise[row : row + 1])[0], second[place])
+            close(net.next_vector(alone, noise[row : row + 1])[0], second[place])
 
     def test_what_a_chunk_is_scored_with_does_not_depend_on_its_company(self, name, folder):
         net, given = arm(name, folder), batch()
@@ -174,47 +175,35 @@ def test_base_moves_what_it_says_only_if_told_to(folder):
     difference = (net.predict(given) - still) / net.normalizer.scale
     close(difference, drawn(given, (WIDTH,), CONTEXT, 0))
     with pytest.raises(ValueError, match="begins no document"):
-        net.next(net.memory(1, 3), torch.zeros(1, WIDTH))
+        net.next_vector(net.memory(1, 3), torch.zeros(1, WIDTH))
 
 
 # -- Two-Tower ---------------------------------------------------------------------------------------------------------
-def released(net, x, t, x0, dropped):
-    """The denoiser as the released code has it: queries and keys of self-attention under a diagonal mask, cross-attention over
-    the zero vector and the context under a mask, a modulation of its own for every position."""
-    context = F.pad(net.tower(x0), (0, 0, 1, 0))  # (B, S + 1, D): the zero vector, and all of the context
-    size, h = x.shape[1], net.pre(x)
-    before = torch.ones(size, size + 1, dtype=torch.bool).tril()
-    sees = torch.where(dropped[..., None], torch.arange(size + 1) == 0, before)[:, None]  # (B, 1, S, S + 1)
-    embedded = F.silu(net.steps(t + 1))
-    for layer in net.layers:
-        split = lambda y, layer=layer: y.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-        joined = lambda y: y.transpose(1, 2).flatten(2)
-        m = layer.modulation(embedded).chunk(9, -1)
-        q, k, v = layer.value((1 + m[1]) * layer.norms[0](h) + m[0]).chunk(3, -1)
-        own = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=torch.eye(size, dtype=torch.bool))
-        h = h + m[2] * layer.value_out(joined(own))
-        q, (k, v) = layer.query((1 + m[4]) * layer.norms[1](h) + m[3]), layer.kv(context).chunk(2, -1)
-        found = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=sees)
-        h = h + m[5] * layer.out(joined(found))
-        h = h + m[8] * layer.mlp((1 + m[7]) * layer.norms[2](h) + m[6])
-    return net.post(net.norm(h))
-
-
 @pytest.mark.parametrize("steps", [100, 12])  # fewer sentences than steps, and more
 def test_two_tower_is_the_released_net_without_its_waste(folder, steps):
+    """Same loss and gradients as with all queries, keys, masks and modulators, and the same sentences."""
     net = arm("two", folder, queries=True, steps=steps)
     given = fixed(batch(rows=4), stages=steps)
-    x0 = net.normalizer.normalize(given["vec"])
-    x = net.diffusion.schedule.noised(x0, given["step"], given["noise"])
-    said = net._said(x, given["step"], net._before(x0), given["dropped"])
-    close(said, released(net, x, given["step"], x0, given["dropped"]))
-    net(given)["loss"].backward()
-    ours = {key: p.grad.clone() for key, p in net.named_parameters()}
-    net.zero_grad()
-    error = released(net, x, given["step"], x0, given["dropped"]) - x0
-    error.square().sum(-1).mean().backward()
-    for key, parameter in net.named_parameters():
-        close(ours[key], parameter.grad, 1e-4)
+    given["dropped"] = given["dropped"][:1].expand(4, -1)  # as it draws them
+    assert given["dropped"].any() and not given["dropped"].all()
+    losses, gradients = [], []
+    for loss in (net(given)["loss"], released_lcm.loss(net, given)):
+        net.zero_grad()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({key: p.grad.clone() for key, p in net.named_parameters()})
+    close(*losses)
+    for key in gradients[0]:
+        close(gradients[0][key], gradients[1][key], 1e-4)
+    net.sampler = Sampler(taken=10, guidance=1.5)
+    noise = torch.randn(4, 3, WIDTH)
+    theirs = released_lcm.sampling(net, given["vec"], noise)()
+    memory = net.memory(4, 8)
+    net.read(given["vec"], memory)
+    for n in range(3):
+        new = net.next_vector(memory, noise[:, n])
+        close(new, theirs[:, n], 1e-3)
+        net.read(theirs[:, n : n + 1], memory)
 
 
 def test_a_dropped_context_is_that_of_a_first_sentence(folder):

@@ -46,7 +46,7 @@ class Scripted(torch.nn.Module):
     def read(self, vectors, memory, lengths=None):
         assert len(vectors) == len(self.rows)
 
-    def next(self, memory, noise):
+    def next_vector(self, memory, noise):
         said = self.script[self.step, self.rows].float()
         self.step += 1
         return said

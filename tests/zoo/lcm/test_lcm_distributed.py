@@ -1,0 +1,54 @@
+"""Two CPU processes against one: DDP and FSDP2 give the gradients of a single process."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.two_processes import results, work
+from tests.zoo.lcm.arms import ARMS, arm, batch, fixed, parts
+
+torch.set_num_threads(1)
+CASES = [(name, way) for name in ARMS for way in ("ddp", "fsdp")]
+STAGES = {"discrete": 3, "continuous": 3}
+
+
+def net_of(name, folder):
+    return arm(name, folder).double().train()
+
+
+def share(name, rank, world):
+    """This rank's half of eight documents, with their steps and noise."""
+    given = fixed(batch(rows=8), stages=STAGES.get(name, 100))
+    given = {key: value.double() if value.is_floating_point() else value for key, value in given.items()}
+    return {key: value[rank * 8 // world : (rank + 1) * 8 // world] for key, value in given.items()}
+
+
+def trained(name, way, rank, mesh):
+    """Gradients after one backward pass."""
+    from torch.distributed.fsdp import fully_shard
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = net_of(name, parts(Path(folder)))
+    if way == "ddp":
+        wrapped = DistributedDataParallel(model)  # kept alive: it adds the gradients up
+        wrapped(share(name, rank, 2))["loss"].backward()
+    else:
+        fully_shard(model, mesh=mesh)
+        model(share(name, rank, 2))["loss"].backward()
+    return ({key: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for key, p in model.named_parameters()},)
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    found = results(__file__, tmp_path)
+    assert set(found) == set(CASES)
+    for (name, way), (gradients,) in found.items():
+        model = net_of(name, parts(tmp_path))
+        model(share(name, 0, 1))["loss"].backward()
+        for key, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[key], parameter.grad, atol=1e-9, rtol=1e-7, msg=f"{name} {way} {key}")
+
+
+if __name__ == "__main__":
+    work(trained, CASES)
