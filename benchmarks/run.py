@@ -37,6 +37,12 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
     for row in only or ():
         if row not in spec.runs:
             raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, spec.runs)}")
+    for name, given in spec.scales[scale].given.items() if scale in spec.scales else ():
+        if (ROOT / given.split("/")[0]).is_dir() and not (ROOT / given).exists():  # else it is a name of the hub
+            raise ValueError(
+                f"{spec.name} is given {given} for {name} at scale {scale}, and there is no such place here: put it there "
+                f"(zoo {spec.needs[name].verb or 'fit'} makes one), or take a scale that makes its own"
+            )
     place = record.folder(scale)
     runs = [run for run in expand(spec, scale) if not only or run.row in only]
     records, complaints = record.load(place)

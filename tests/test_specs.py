@@ -61,6 +61,18 @@ def test_no_run_below_the_papers_scale_waits_for_a_net_of_the_hub(name, scale):
         assert "openai-community" not in str(run.config()), run.row
 
 
+@pytest.mark.parametrize("name, scale", [case for case in CASES if "lcm" in case[0] and case[1] in ("desk", "paper")])
+def test_a_sentence_space_is_trained_at_scale_smoke_alone(name, scale):
+    def started(run):
+        return [run, *(each for need in run.needs for each in started(need))]
+
+    runs = [each for run in expand(load(name), scale) for each in started(run)]
+    trained = [
+        run for run in runs if run.trains and run.config()["model"]["init_args"]["net"]["class_path"].endswith("AutoEncoder")
+    ]
+    assert trained == []
+
+
 @pytest.mark.skipif(importlib.util.find_spec("zoo.cli") is None, reason="zoo has no command line yet")
 @pytest.mark.parametrize("name, scale", CASES)
 def test_runs_resolve(name, scale, capsys):

@@ -25,6 +25,10 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "--space FOLDER --out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to a sentence space",
     ),
     "prepare judge": ("zoo.evals.judge", "--out FOLDER -c RECIPE …: train a judge of coherence on validation documents"),
+    "prepare sentences": (
+        "zoo.data.scale",
+        "-c RECIPE …: build the sentence store of a recipe; --executor local|slurm|ray --workers N in many pieces at a time",
+    ),
     "prepare boundaries": (
         "zoo.data.boundaries",
         "--out FOLDER with --files FILE… or -c RECIPE …: train a classifier of sentence ends",

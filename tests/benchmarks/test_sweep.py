@@ -275,6 +275,20 @@ def test_needs_run_first_and_hand_their_folder_on(house, capfd):
     assert [words[0] for words in ran(root)] == ["2"]  # again, from the same teacher
 
 
+def test_what_a_scale_is_given_has_to_be_there(house, capfd):
+    root = house()
+    given = "scales: {laptop: {seeds: [0], given: {teacher: zoo/shipped}}}"
+    (root / "table-made-2.yaml").write_text(NEEDY.replace("scales: {laptop: {seeds: [0]}}", given))
+    assert run.main(["table-made-2"]) == 2 and ran(root) == []
+    said = capfd.readouterr().err
+    assert "table-made-2 is given zoo/shipped for teacher at scale laptop, and there is no such place here: put it there" in said
+    (root / "zoo/shipped").mkdir()
+    assert run.main(["table-made-2"]) == 0 and [words[0] for words in ran(root)] == ["1", "2"]
+    assert "--model.teacher=zoo/shipped" in ran(root)[1]
+    (root / "table-made-2.yaml").write_text(NEEDY.replace("scales: {laptop: {seeds: [0]}}", given.replace("zoo/", "of-the-hub/")))
+    assert run.main(["table-made-2", "--only", "taught"]) == 0
+
+
 def test_a_need_without_its_saved_net_runs_again_only_where_it_is_wanted(house):
     root = house()
     (root / "table-made-2.yaml").write_text(NEEDY)

@@ -17,14 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.data.duplicates import Distinct
 from zoo.data.language import LANG
 from zoo.data.loader import spread
 from zoo.data.modules import TokenData
 from zoo.data.segment import Capped, Cleaned, Segmenter, Sentencex
 from zoo.data.sentence_store import SentenceStore, complete, read_manifest, report
-from zoo.data.sentences import Encoder, SentenceShards, build, fingerprint
+from zoo.data.sentences import Encoder, SentenceShards, build, fingerprint, write_normalizer
 from zoo.data.shards import write_json
 from zoo.data.warc import WARC
+from zoo.nn.normalizer import Normalizer
+from zoo.saved import NORMALIZER, opened
 
 PADDING, GIVEN, TARGET = 0, 1, 2  # `role` of a sentence: none, part of a prompt, to be learnt
 POOL, RUN = 4096, 64  # chunks among which those of similar length are brought together, and how many stay together
@@ -52,6 +55,8 @@ class CommonCrawlSentences(TokenData):
         lang: language of the documents; source warc keeps no others, unless `all_languages`, which are then all cut and encoded
             as if they were of this one.
         segmenter: cuts documents into sentences; None: sentencex, capped at 200 characters and cleaned.
+        similar: Jaccard similarity from which on a document repeats an earlier one and is left out (`zoo.data.duplicates`), which
+            takes a pass over all documents before the first is cut; None: 0.8 for warc, and nothing is left out of the others.
         encoder: turns sentences into vectors; where the store is there, only its fingerprint counts; source store needs none.
         context: sentences of a chunk (LCM §2.4.1: 128; §3: 2048), or tokens of a window.
         batch: chunks or windows per device and micro-step.
@@ -76,6 +81,7 @@ class CommonCrawlSentences(TokenData):
         megabytes: float | None = None,
         lang: str = LANG,
         all_languages: bool = False,
+        similar: float | None = None,
         segmenter: Segmenter | None = None,
         encoder: Encoder | None = None,
         context: int = 128,
@@ -103,9 +109,12 @@ class CommonCrawlSentences(TokenData):
         self.view, self.source, self.lang, self.similar_lengths = view, source, lang, similar_lengths
         self.segmenter, self.encoder = segmenter or Cleaned(Capped(Sentencex())), encoder
         if source == "warc":
-            self.corpus = WARC(files, None if all_languages else lang)
+            near = 0.8 if similar is None else similar
+            self.corpus = WARC(files, None if all_languages else lang, similar=near, cache=self.root / "web-archives")
         elif stored:
             self.corpus = Encoded(files[0])
+        elif similar is not None and source != "store":
+            self.corpus = Distinct(self.corpus, similar)
 
     # -- what it is -----------------------------------------------------------------------------------------------
     @cached_property
@@ -161,12 +170,26 @@ class CommonCrawlSentences(TokenData):
         """The work of the sentence store, for an executor of zoo.data.scale; `prepare_data` finds the store then."""
         return SentenceShards(self.corpus, self.segmenter, self._needed(), self.folder, self.lang)
 
+    @property
+    def normalizer(self) -> Normalizer:
+        """The store's own, fitted to its training vectors when it was prepared; on the CPU."""
+        return opened(Normalizer, self.folder / NORMALIZER)
+
+    def _fit_normalizer(self) -> None:
+        try:
+            write_normalizer(self.folder)
+        except OSError as error:
+            if self.source != "store":
+                raise
+            self._tell(f"data: {self.folder} has no {NORMALIZER} and takes none ({error.strerror}): fit one on a copy of it")
+
     def prepare_data(self) -> None:
         """Build the store where it is missing; prints where it is, what it holds, and what was left out of it."""
         if self.view == "sentences":
             if self.source != "store" and not complete(self.folder, self.fingerprint):
                 build(self.shards())
-            return self._tell(f"data: {self.description} in {self.folder}: {report(read_manifest(self.folder))}")
+            self._tell(f"data: {self.description} in {self.folder}: {report(read_manifest(self.folder))}")
+            return self._fit_normalizer()
         there = (self.folder / "manifest.json").exists()
         super().prepare_data()
         if self.source == "warc" and not there:  # a token store's manifest does not say

@@ -4,10 +4,15 @@
 import hashlib
 import re
 import zlib
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from zoo.data.order import GOLDEN, mix
+from zoo.data.sources import Document, Source, digest
 
 GRAM, BANDS, ROWS = 5, 14, 8
 _KEYS = mix(np.arange(BANDS * ROWS, dtype=np.uint64))
@@ -41,6 +46,47 @@ class Duplicates:
             self._signatures.append(mine)
         self._exact.add(exact)
         return None
+
+
+class Distinct(Source):
+    """A source without the documents that repeat earlier ones. Before the first one is read, a pass over all plans what is kept,
+    as a repetition is one of the corpus and not of a part; workers are handed the plan.
+
+    similar: as in `Duplicates`. A part is (its number, the part of the source).
+    """
+
+    def __init__(self, source: Source, similar: float | None = 0.8):
+        self.source, self.similar = source, similar
+
+    @property
+    def description(self) -> str:
+        return self.source.description
+
+    @property
+    def fingerprint(self) -> str:
+        return digest("distinct", self.source.fingerprint, self.similar)
+
+    @property
+    def dropped(self) -> Counter:
+        """Reason → documents left out."""
+        return Counter(getattr(self.source, "dropped", {})) + self._plan[1]
+
+    def parts(self) -> list[tuple[int, Any]]:
+        return self._plan[0]
+
+    def read(self, part: tuple[int, Any]) -> Iterator[Document]:
+        repeated = self._plan[2].get(part[0], frozenset())
+        return (document for i, document in enumerate(self.source.read(part[1])) if i not in repeated)
+
+    @cached_property
+    def _plan(self) -> tuple[list[tuple[int, Any]], Counter, dict[int, frozenset[int]]]:
+        """(parts, reason → count, number of a part → its documents that repeat others)"""
+        parts, dropped, repeated, seen = list(enumerate(self.source.parts())), Counter(), {}, Duplicates(self.similar)
+        for number, part in parts:
+            reasons = {i: reason for i, each in enumerate(self.source.read(part)) if (reason := seen(each.text))}
+            dropped.update(reasons.values())
+            repeated[number] = frozenset(reasons)
+        return parts, dropped, repeated
 
 
 def grams(text: str) -> np.ndarray:

@@ -101,12 +101,20 @@ class SaT:
             script, with sat-3l) and 0.6, so no value is the paper's.
         tokenizer: a hub name or a folder; None takes the model's folder if it holds one, else XLM-R's.
         device: where the network runs; not part of the fingerprint.
+        shortest: characters; a shorter text is kept whole (LCM's released code: 10).
 
     Raises RuntimeError in a sentence when the weights cannot be had.
     """
 
-    def __init__(self, model: str = "sat-3l", threshold: float = 0.2, tokenizer: str | None = None, device: str = "cpu"):
-        self.model, self.threshold, self.tokenizer, self.device = model, threshold, tokenizer, device
+    def __init__(
+        self,
+        model: str = "sat-3l",
+        threshold: float = 0.2,
+        tokenizer: str | None = None,
+        device: str = "cpu",
+        shortest: int = 0,
+    ):
+        self.model, self.threshold, self.tokenizer, self.device, self.shortest = model, threshold, tokenizer, device, shortest
         self._sat = None
 
     def __getstate__(self) -> dict:
@@ -116,11 +124,12 @@ class SaT:
     def fingerprint(self) -> str:
         folder = Path(self.model).expanduser()
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-        return digest("sat", list(map(sample_hash, map(str, files))) or self.model, self.threshold, self.tokenizer)
+        weights = list(map(sample_hash, map(str, files))) or self.model
+        return digest("sat", weights, self.threshold, self.tokenizer, *([self.shortest] if self.shortest else []))
 
     def probabilities(self, text: str, lang: str = LANG) -> np.ndarray:
         """That a sentence ends after each character: (characters,)."""
-        if not text or text.isspace():
+        if len(text.strip()) < max(1, self.shortest):
             return np.zeros(len(text))
         return np.asarray(self._loaded().predict_proba(text, stride=256, block_size=256), np.float32)  # as LCM's code has it
 
@@ -218,6 +227,28 @@ class Cleaned:
         texts = unwrapped(text).splitlines() if self.lines else [text]
         pieces = [" ".join(piece.split()) for part in texts if part.strip() for piece in self.segmenter(part, lang)]
         return [piece for piece in pieces if any(map(str.isalpha, piece))]
+
+
+class Filtered:
+    """A segmenter some of whose sentences and documents are left out, as LCM's released code can do.
+
+    shortest, longest: characters of a sentence that is kept; comments there suggest 5 to 15, and 100 to 300.
+    fewest: sentences of a document that is kept, those counted that are kept; one of fewer is left out whole.
+    """
+
+    def __init__(self, segmenter: Segmenter, shortest: int = 0, longest: int | None = None, fewest: int = 0):
+        if longest is not None and longest < max(1, shortest):
+            raise ValueError(f"no sentence has {shortest} characters at least and {longest} at most: give a higher `longest`")
+        self.segmenter, self.shortest, self.longest, self.fewest = segmenter, shortest, longest, fewest
+
+    @property
+    def fingerprint(self) -> str:
+        return digest("filtered", self.segmenter.fingerprint, self.shortest, self.longest, self.fewest)
+
+    def __call__(self, text: str, lang: str = LANG) -> list[str]:
+        most = float("inf") if self.longest is None else self.longest
+        kept = [piece for piece in self.segmenter(text, lang) if self.shortest <= len(piece) <= most]
+        return kept if len(kept) >= self.fewest else []
 
 
 def unwrapped(text: str) -> str:

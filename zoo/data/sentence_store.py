@@ -69,15 +69,16 @@ class SentenceStore:
         first = int(ends[start - 1]) if start else 0
         return [text[a:b].tobytes().decode() for a, b in zip([first, *stops], stops)]
 
-    def sample(self, count: int) -> np.ndarray:
-        """Vectors of at most so many sentences, evenly spread over the split, to fit a normalizer or codebook: (n, E) float32."""
-        count, taken, passed = min(count, self.sentences), [], 0
+    def sample(self, count: int, dtype: type = np.float32) -> np.ndarray:
+        """Vectors of at most so many sentences, evenly spread over the split, to fit a normalizer or codebook: (n, E) floats."""
+        count, passed = min(count, self.sentences), 0
         wanted = np.arange(count) * self.sentences // max(1, count)
+        out = np.empty((count, self.width), dtype)
         for vectors in map(self._vectors, range(self.shards)):
-            rows = wanted[(wanted >= passed) & (wanted < passed + len(vectors))] - passed
-            taken.append(vectors[rows].astype(np.float32))
+            first, stop = np.searchsorted(wanted, (passed, passed + len(vectors)))
+            out[first:stop] = vectors[wanted[first:stop] - passed]
             passed += len(vectors)
-        return np.concatenate([np.zeros((0, self.width), np.float32), *taken])
+        return out
 
 
 def _mapped(paths: list[str], dtype: str, *shape: int) -> Callable[[int], np.ndarray]:

@@ -3,9 +3,9 @@
 A folder holds, for each split and block of documents, four files: `train-00000-000.vec` (little-endian float16, (sentences, E)),
 `.text` (UTF-8, one sentence after the other), `.sentences` (int64, where each ends in the text) and `.documents` (int64, the
 number of the sentence after each document's last). A sidecar such as `00000-000.json` says that a block is whole and on disk,
-`00000.json` that all blocks of some parts are; `manifest.json`, which also says what was left out or cut, comes last. What a
-block holds depends on the source alone, so a resumed build writes the same bytes, and any executor's store is that of the local
-loop.
+`00000.json` that all blocks of some parts are; `manifest.json`, which also says what was left out or cut, comes last, and beside
+it `normalizer.safetensors` (`zoo.saved`). What a block holds depends on the source alone, so a resumed build writes the same
+bytes, and any executor's store is that of the local loop.
 """
 
 import hashlib
@@ -18,17 +18,21 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from zoo.data.language import LANG
 from zoo.data.segment import Segmenter
-from zoo.data.sentence_store import complete, present
+from zoo.data.sentence_store import SentenceStore, complete, present
 from zoo.data.shards import SPLITS, Progress, sidecar_path, write_json
 from zoo.data.sources import Document, digest
 from zoo.data.store import FULL, SHARDS, locked
+from zoo.nn.normalizer import Normalizer
+from zoo.saved import NORMALIZER, save
 
 END = "End of text."  # LCM §2.3.1: appended to each document and encoded like any other sentence
 BLOCK = 4_000_000  # characters of a block: some 45 thousand sentences, 90 MB of vectors at 1024 dimensions
 BATCH = 8192  # sentences handed to the encoder at a time; it makes its own batches of them
+FITTED = 1_000_000  # vectors that a normalizer is fitted on, at most, as LCM's authors did
 SUFFIXES = ("vec", "text", "sentences", "documents")
 
 
@@ -248,6 +252,28 @@ def build(shards: SentenceShards, progress: bool = True) -> None:
             f"the disk of {folder} is full; free some space, or choose another place with data.root, and run the same command "
             "again: finished blocks are kept"
         ) from None
+
+
+def write_normalizer(folder: Path) -> None:
+    """Fit a whole store's normalizer and write it beside the manifest, where it is missing: the robust scaler (LCM §2.3.1: median
+    and quartiles) of vectors that are spread evenly over the training split. None for a split of fewer than two sentences.
+
+    Raises OSError where the folder cannot be written to.
+    """
+    path = folder / NORMALIZER
+    if path.exists():
+        return
+    with locked(folder / ".normalizer.lock"):
+        store = SentenceStore(folder, "train")
+        if path.exists() or store.sentences < 2:
+            return
+        made = Normalizer.fitted(torch.from_numpy(store.sample(FITTED, np.float16)))  # half the memory
+        temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        try:
+            save(made, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _sidecar(path: Path) -> dict:

@@ -1,20 +1,26 @@
 """Common Crawl as a source: WARC, WET and ARC files to documents of one language, each text once."""
 
+import contextlib
 import glob
+import gzip
+import json
 import logging
 import os
+import platform
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from zoo.data.archive import Page, decoded, pages
 from zoo.data.duplicates import Duplicates
 from zoo.data.language import LANG, spoken, told
 from zoo.data.pieces import sample_hash
-from zoo.data.segment import package
+from zoo.data.segment import installed, package
 from zoo.data.sources import Document, Source, digest, identity, split_of
+from zoo.data.store import FULL
 
 RULES = 2  # part of the fingerprint: raise it when what is kept or extracted changes
 
@@ -25,7 +31,8 @@ class WARC(Source):
     HTML becomes text by trafilatura (main text without tables, comments and boilerplate, a paragraph a line), WET's text is taken
     as it is. Damaged records and files, wrong encodings, empty pages, other languages and repetitions are left out and counted
     in `dropped`, never fatal. Before the first document is read, one pass over all files plans what is kept, since a repetition
-    is one of the corpus and not of a file; workers are handed the plan.
+    is one of the corpus and not of a file; workers are handed the plan. With a cache the pages of a file become text once, which
+    both passes, either view and a resumed build read.
 
     Args:
         patterns: paths or globs.
@@ -35,6 +42,8 @@ class WARC(Source):
         similar: Jaccard similarity from which on two texts are near duplicates; None: exact ones only.
         shortest: characters; shorter texts count as empty.
         longest: bytes of a page, before extraction.
+        cache: folder of the texts of each file (`Extracts`), some 5 % of WARC files and all of WET ones; None extracts them in
+            every pass. Once a store is whole it is not needed.
         validation, test: share held out by the hash of the text. Where it catches none of a small corpus, the document with the
             lowest hash is taken.
 
@@ -52,10 +61,12 @@ class WARC(Source):
         longest: int = 5_000_000,
         validation: float = 0.01,
         test: float = 0.01,
+        cache: str | os.PathLike | None = None,
     ):
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         self.lang, self.duplicates, self.similar = lang, duplicates, similar
         self.shortest, self.longest, self.validation, self.test = shortest, longest, validation, test
+        self.extracts = None if cache is None else Extracts(self, cache)
         if lang is not None and not re.fullmatch(r"[A-Za-z]{2,3}([-_]\w+)*", lang):
             raise ValueError(f"{lang!r} is no code of a language: give one like eng_Latn, or None, which keeps all languages")
 
@@ -150,6 +161,10 @@ class WARC(Source):
 
     def _texts(self, path: str, dropped: Counter) -> Iterator[str]:
         """The texts of a file that are fit, repetitions included."""
+        return self.extracted(path, dropped) if self.extracts is None else self.extracts.read(path, dropped)
+
+    def extracted(self, path: str, dropped: Counter) -> Iterator[str]:
+        """These, made of the file's pages. dropped: hears of what is left out, in the end of all of it."""
         package("warcio")
         for page in pages(path, dropped, self.longest):
             text, reason = text_of(page)
@@ -163,6 +178,74 @@ class WARC(Source):
                 dropped["another language"] += 1
             else:
                 yield text
+
+
+class Extracts:
+    """The texts of web archives on disk, each file's in one of its own: JSON lines, gzipped, a string for each text in its order
+    and at last an object of what was left out, reason → count. A file is named after the content of its archive and all that
+    decides its texts, and appears whole.
+
+    It is work in pieces for an executor of zoo.data.scale: `extracts(data, rank, world_size)` makes every world_size-th file.
+    """
+
+    def __init__(self, source: WARC, folder: str | os.PathLike):
+        self.source, self.folder = source, Path(folder)
+
+    @property
+    def count(self) -> int:
+        return len(self.source.paths)
+
+    def __call__(self, data, rank: int = 0, world_size: int = 1):
+        for path in self.source.paths[rank::world_size]:
+            self.write(path)
+        return data
+
+    def done(self) -> bool:
+        return all(self.place(path).exists() for path in self.source.paths)
+
+    def place(self, path: str) -> Path:
+        """Of the texts of an archive."""
+        options = [self.source.lang, self.source.shortest, self.source.longest, installed("trafilatura")]
+        return self.folder / f"{digest('extract', RULES, options, sample_hash(path))}.jsonl.gz"
+
+    def write(self, path: str) -> None:
+        """Make the texts of an archive, if they are not there."""
+        place, dropped = self.place(path), Counter()
+        if place.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f"{place.name}.{platform.node()}.{os.getpid()}.tmp")
+        try:
+            with gzip.open(temporary, "wt", 1, encoding="utf-8") as file:
+                for text in self.source.extracted(path, dropped):
+                    file.write(json.dumps(text, ensure_ascii=False) + "\n")
+                file.write(json.dumps(dropped) + "\n")
+            os.replace(temporary, place)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RuntimeError(
+                f"the disk of {self.folder} is full; free some space, or choose another place with data.root, and run the same "
+                "command again: finished archives are kept"
+            ) from None
+        else:
+            print(f"web archives: the text of {os.path.basename(path)} is in {place}", flush=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, path: str, dropped: Counter) -> Iterator[str]:
+        """The texts of an archive, made first if they are not there. RuntimeError for a damaged file."""
+        self.write(path)
+        last = None
+        with contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error, ValueError):
+            with gzip.open(self.place(path), "rt", encoding="utf-8") as file:
+                for line in file:
+                    last = json.loads(line)
+                    if isinstance(last, str):
+                        yield last
+        if not isinstance(last, dict):
+            raise RuntimeError(f"{self.place(path)} is damaged: delete it and run the same command again")
+        dropped.update(last)
 
 
 def _listed(dropped: Counter) -> str:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
+from zoo.saved import opened
 from zoo.sonar.autoencoder import OnFrozen
-from zoo.sonar.folder import open_folder
+from zoo.sonar.named import open_named
 from zoo.sonar.net import TextDecoder, TextEncoder
-from zoo.sonar.saved import opened
 
 KINDS = {"encoder": TextEncoder, "decoder": TextDecoder, "normalizer": Normalizer}
 CODEBOOKS = "quantizer.safetensors"
@@ -29,7 +29,7 @@ class Adapted(OnFrozen):
         found = None
         if sizes is None:
             with torch.device("cpu"):  # also where the rest is only counted
-                opened_space = open_folder(space)
+                opened_space = open_named(space)
             found = {name: getattr(opened_space, name) for name in parts}
             if lost := [name for name, part in found.items() if part is None]:
                 raise ValueError(f"{space} has no {lost[0]}: give the folder of a whole space, as `zoo prepare space` makes it.")
@@ -53,7 +53,8 @@ class RobustDecoder(Adapted):
 
     Args:
         vocab, context: of the space's tokenizer; the longest sentence in pieces.
-        space: folder of the space, with a normalizer (`zoo prepare space` makes one).
+        space: folder of the space, with a normalizer (`zoo prepare space` makes one), or sources of it joined by "+", as in
+            "FOLDER+text_sonar_finetuned_decoder" (zoo.sonar.named).
         level: the largest share of noise; that of a sentence is drawn from [0, level]. 0 only trains on, a control.
         dropout: of the decoder.
         sizes: of the parts, where the weights come from elsewhere (a saved net); then `space` is not read.

@@ -89,20 +89,31 @@ def from_card(name: str, dtype: torch.dtype = torch.float32) -> tuple[TextEncode
 
     Raises ImportError, ValueError (no such card) or OSError (no weights), each in a sentence.
     """
+    card = _card(name)
+    net = from_sonar(load_model(name, dtype))
+    with _fetching(f"The tokenizer of {name!r} is"):
+        return net, _tokenizer(card)
+
+
+def tokenizer_of_card(name: str) -> Tokenizer:
+    """The tokenizer of a card, without its weights. Raises what `from_card` raises."""
+    card = _card(name)
+    with _fetching(f"The tokenizer of {name!r} is"):
+        return _tokenizer(card)
+
+
+def _card(name: str):
     _sonar(f"open the card {name!r}")
     from fairseq2.assets import AssetNotFoundError, AssetStore
     from fairseq2.runtime.dependency import get_dependency_resolver
 
     try:
-        card = get_dependency_resolver().resolve(AssetStore).retrieve_card(name)
+        return get_dependency_resolver().resolve(AssetStore).retrieve_card(name)
     except AssetNotFoundError:
         raise ValueError(
             f"There is no folder and no card of sonar-space named {name!r}: give a folder of weights, or a name such as "
             "text_sonar_basic_encoder."
         ) from None
-    net = from_sonar(load_model(name, dtype))
-    with _fetching(f"The tokenizer of {name!r} is"):
-        return net, _tokenizer(card)
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from zoo.nn.rvq import ResidualQuantizer
+from zoo.saved import save
 from zoo.sonar.adapted import CODEBOOKS
-from zoo.sonar.saved import save
 from zoo.sonar.space import with_data
 
 

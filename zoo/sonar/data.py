@@ -19,6 +19,7 @@ from zoo.data.sources import Files, Hub, Source, digest
 from zoo.data.store import TokenStore, build, locked
 from zoo.sonar.batches import Batches, Group, Known, Side
 from zoo.sonar.corpus import Cipher, Joined, Pairs, Pieces, Sentences, Translated
+from zoo.sonar.named import tokenizer_of
 from zoo.sonar.net import TextEncoder
 from zoo.sonar.tokens import MARKERS, MODEL, Tokenizer, train_sentencepiece
 
@@ -42,7 +43,8 @@ class AutoEncoding(LightningDataModule):
             translated in both directions and their vectors drawn together. fewest: there must be so many.
         lang: of the text, as SONAR names languages.
         vocab_size: number of token ids; SentencePiece trains as many pieces as that leaves.
-        tokenizer: folder of a tokenizer that is there already, of a saved space for instance, and is taken instead.
+        tokenizer: folder of a tokenizer that is there already, of a saved space for instance, or a card of sonar-space
+            (zoo.sonar.named), and is taken instead.
         context: pieces of the longest sentence that is kept.
         tokens: in a batch, at most.
         eval_sentences: of a split that are scored per validation or test pass.
@@ -91,12 +93,21 @@ class AutoEncoding(LightningDataModule):
         self.langs += [found for found in (self.aligned.langs if self.aligned else []) if found not in self.langs]
         self.cipher = cipher
         self.source, self.context, self.tokens, self.eval_sentences, self.seed = source, context, tokens, eval_sentences, seed
-        self.given = tokenizer and Tokenizer.opened(tokenizer)
-        self.vocab, self.root = self.given.vocab if self.given else vocab_size, Path(root)
+        self.tokenizer_name, self.vocab_size, self.root = tokenizer, vocab_size, Path(root)
 
     @property
     def description(self) -> str:
         return self.corpus.description
+
+    @cached_property
+    def given(self) -> Tokenizer | None:
+        """The tokenizer that is there already, if one is named."""
+        return tokenizer_of(self.tokenizer_name) if self.tokenizer_name else None
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids."""
+        return self.given.vocab if self.given else self.vocab_size
 
     @cached_property
     def fingerprint(self) -> str:

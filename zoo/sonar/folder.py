@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.nn.normalizer import Normalizer
+from zoo.saved import NORMALIZER, opened, save
 from zoo.sonar.net import TextDecoder, TextEncoder
-from zoo.sonar.saved import opened, save
 from zoo.sonar.tokens import Tokenizer
 
-CONFIG, PIECES, NORMALIZER = "config.json", "sentencepiece.model", "normalizer.safetensors"
+CONFIG, PIECES = "config.json", "sentencepiece.model"
 HALVES = {"encoder": TextEncoder, "decoder": TextDecoder}
 
 

@@ -12,7 +12,7 @@ from zoo.sonar.autoencoder import OnFrozen, noised
 from zoo.sonar.batches import Batches, Known
 from zoo.sonar.corpus import Cipher, Pieces, Translated
 from zoo.sonar.data import SPLITS, AutoEncoding, thinned
-from zoo.sonar.folder import open_folder
+from zoo.sonar.named import open_named, tokenizer_of
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import PAD, Tokenizer
 
@@ -25,7 +25,7 @@ class NewLanguage(OnFrozen):
 
     Args:
         vocab, context: of the new language; the longest sentence in pieces.
-        space: folder of the space, of a saved one or of a run; sonar-space's cards by way of `zoo.sonar.cards.write_space`.
+        space: folder of the space, of a saved one or of a run, or a card of sonar-space (zoo.sonar.named).
         dim, layers, heads, hidden, dropout: of the decoder; the width of the vectors is the space's.
         noise: as in `zoo.sonar.AutoEncoder`.
         encoder: sizes of the space's encoder, where the weights come from elsewhere (a saved net); then `space` is not read.
@@ -54,7 +54,7 @@ class NewLanguage(OnFrozen):
         self.vocab, self.context, self.noise = vocab, context, noise
         if encoder is None:
             with torch.device("cpu"):  # also where the rest is only counted
-                found = open_folder(space).encoder
+                found = open_named(space).encoder
             if found is None:
                 raise ValueError(f"{space} has no encoder: give the folder of a whole space.")
             weights, encoder = found.state_dict(), found.config
@@ -96,7 +96,7 @@ class FromSpace(AutoEncoding):
     @cached_property
     def source_tokenizer(self) -> Tokenizer:
         """The space's."""
-        return Tokenizer.opened(self.space)
+        return tokenizer_of(self.space)
 
     @cached_property
     def fingerprint(self) -> str:

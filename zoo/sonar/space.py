@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.packed import packed
-from zoo.sonar.folder import CONFIG, open_folder
+from zoo.sonar.named import open_parts
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.search import beam_search, greedy
 from zoo.sonar.tokens import EOS, PAD, Tokenizer
@@ -49,34 +49,23 @@ class Space:
     def opened(
         cls, *sources: str | os.PathLike, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> "Space":
-        """The space of a local folder (see zoo.sonar.folder), or of asset cards of sonar-space.
+        """The space of these sources: a local folder (see zoo.sonar.folder), or asset cards of sonar-space.
 
-        A card brings one half: Space.opened("text_sonar_basic_encoder", "text_sonar_basic_decoder") has both. A later source
-        takes the place of what an earlier one brought: Space.opened(folder, "text_sonar_finetuned_decoder").
+        A card brings one half: Space.opened("text_sonar_basic_encoder", "text_sonar_basic_decoder") has both, and so has the one
+        name "text_sonar_basic_encoder+text_sonar_basic_decoder" (zoo.sonar.named). A later source takes the place of what an
+        earlier one brought: Space.opened(folder, "text_sonar_finetuned_decoder").
         dtype: of the weights and products; vectors are given back in float32 whatever it is.
 
         Raises FileNotFoundError, ValueError, ImportError or OSError, in a sentence.
         """
         if not sources:
             raise ValueError("Space.opened needs a folder or the names of sonar-space's cards.")
-        encoder = decoder = source_tokens = target_tokens = normalizer = None
-        for source in sources:
-            if os.path.isdir(source):
-                found = open_folder(source, dtype)
-                halves, tokens = (found.encoder, found.decoder), found.tokenizer
-                normalizer = found.normalizer or normalizer
-            elif os.path.exists(source) or os.sep in os.fspath(source):
-                raise FileNotFoundError(f"{os.fspath(source)} is no folder: give the one that holds {CONFIG}, or a card's name.")
-            else:
-                from zoo.sonar.cards import from_card
-
-                net, tokens = from_card(os.fspath(source), dtype)
-                halves = (net, None) if isinstance(net, TextEncoder) else (None, net)
-            if halves[0] is not None:
-                encoder, source_tokens = halves[0].to(device), tokens
-            if halves[1] is not None:
-                decoder, target_tokens = halves[1].to(device), tokens
-        space = cls(encoder, decoder, source_tokens or target_tokens, target_tokens, normalizer)
+        found = open_parts(*sources, dtype=dtype)
+        tokenizer = found.source or found.target
+        if tokenizer is None:
+            raise ValueError(f"{' and '.join(map(str, sources))} hold no encoder and no decoder: give a folder, or cards.")
+        halves = [half if half is None else half.to(device) for half in (found.encoder, found.decoder)]
+        space = cls(*halves, tokenizer, found.target, found.normalizer)
         space.fits()
         return space
 

@@ -1,11 +1,15 @@
 """MinHash against exact Jaccard similarity, and what counts as a repetition."""
 
+import json
+import pickle
 import random
 
 import numpy as np
 import pytest
 
-from zoo.data.duplicates import Duplicates, grams, signature
+from zoo.data.crawl import CommonCrawlSentences
+from zoo.data.duplicates import Distinct, Duplicates, grams, signature
+from zoo.data.sources import Files
 
 WORDS = [f"w{i}" for i in range(2000)]
 
@@ -65,3 +69,30 @@ def test_short_texts_and_any_script(short):
     chinese = "".join(random.Random(0).choices("今天很好我是学生他说们不会在那里这就要的全部", k=200))
     assert len(grams(chinese)) > 150
     assert seen(chinese) is None and seen(chinese[:-3] + "吗呢吧") == "near duplicate"
+
+
+def test_a_source_without_its_repetitions(tmp_path):
+    texts = [text(i % 20, 60) for i in range(25)] + [changed(text(3, 60), 1), text(90, 60)]
+    for name, rows in (("a", texts[:14]), ("b", texts[14:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    files = Files([f"{tmp_path}/*.jsonl"], validation=0.2, test=0.2)
+    files.parts = lambda: [(piece,) for part in Files.parts(files) for piece in part]  # a part each
+    made, seen = Distinct(files, 0.8), Duplicates(0.8)
+    wanted = [each for each in files.documents() if not seen(each.text)]
+    assert list(made.documents()) == wanted and len(wanted) == 21
+    assert dict(made.dropped) == {"exact duplicate": 5, "near duplicate": 1}
+    assert list(made.documents("test")) == [each for each in wanted if each.split == "test"]
+    parts = made.parts()
+    del files.parts
+    copy = pickle.loads(pickle.dumps(made))
+    assert [each for part in reversed(parts) for each in reversed(list(copy.read(part)))] == wanted[::-1]
+    assert len({each.fingerprint for each in (made, files, Distinct(files, None), Distinct(files, 0.9))}) == 4
+
+
+def test_data_of_any_source_can_leave_repetitions_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text(i % 8)}) + "\n" for i in range(20)))
+    given = {"source": "files", "files": [f"{tmp_path}/a.jsonl"]}
+    data = CommonCrawlSentences(**given, similar=0.8)
+    assert len(list(data.documents())) == 8 and len(list(CommonCrawlSentences(**given).documents())) == 20
+    archives = {"source": "warc", "files": ["a"]}
+    assert [CommonCrawlSentences(**archives, similar=each).corpus.similar for each in (None, 0.5)] == [0.8, 0.5]

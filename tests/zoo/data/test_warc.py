@@ -1,5 +1,7 @@
 """The web archive source: documents of one language, each once, whoever reads them."""
 
+import errno
+import gzip
 import pickle
 import sys
 from collections import Counter
@@ -10,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from web_archives import by_record, conversion, html, paragraph, response
 
+from zoo.data import warc
 from zoo.data.sources import identity, split_of
 from zoo.data.warc import WARC
 
@@ -118,3 +121,38 @@ def test_languages_as_the_crawler_names_them(tmp_path, text, header, kept, refus
     for lang in kept + refused:
         source = WARC(f"{tmp_path}/a.wet", lang, duplicates=False, validation=0, test=0)
         assert len(list(source._texts(source.paths[0], Counter()))) == (lang in kept), lang
+
+
+def test_pages_are_extracted_once(folder, monkeypatch, capsys):
+    made, plain = [], WARC(f"{folder}/*.w*")
+    documents, dropped, of_page = list(plain.documents()), dict(plain.dropped), warc.text_of
+    monkeypatch.setattr(warc, "text_of", lambda page: (made.append(page.url), of_page(page))[1])
+    cached = lambda **given: WARC(f"{folder}/*.w*", cache=folder / "cache", **given)
+    first = cached()
+    first.extracts(None, 0, 2)  # of two workers, one
+    assert not first.extracts.done() and len(list((folder / "cache").iterdir())) == 2
+    before = len(made)
+    second = cached()
+    assert (list(second.documents()), dict(second.dropped), second.fingerprint) == (documents, dropped, plain.fingerprint)
+    assert 0 < before < len(made) and second.extracts.done() and capsys.readouterr().out.count("the text of") == 3
+    count = len(made)
+    assert list(cached().documents()) == documents and list(pickle.loads(pickle.dumps(cached())).documents()) == documents
+    assert cached(similar=None).kept == second.kept + 1 and len(made) == count
+    assert [each.text for each in cached(lang="deu_Latn", validation=0, test=0).documents()] == [GERMAN.strip(), paragraph(20)]
+    assert len(made) > count  # another language is another extract
+    place = second.extracts.place(second.paths[0])
+    whole = place.read_bytes()
+    for damaged in (b"", whole[:-20], gzip.compress(b'"only a text"\n'), b"nothing"):
+        place.write_bytes(damaged)
+        with pytest.raises(RuntimeError, match=r"is damaged: delete it and run the same command again"):
+            list(cached().documents())
+    place.unlink()
+    assert list(cached().documents()) == documents
+    monkeypatch.setattr(warc, "text_of", lambda page: 1 / 0)
+    place.unlink()
+    with pytest.raises(ZeroDivisionError):
+        list(cached().documents())
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"the disk of .*cache is full; free some space"):
+        patch.setattr(warc, "text_of", lambda page: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        list(cached().documents())
+    assert not place.exists() and not list((folder / "cache").glob("*.tmp"))

@@ -10,10 +10,10 @@ from zoo.cli import main
 from zoo.evals.quantized import QuantizedScores
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.pretrained import from_pretrained
+from zoo.saved import save
 from zoo.sonar import QuantizedDecoder, Space
 from zoo.sonar.adapted import open_quantizer
 from zoo.sonar.folder import write_folder
-from zoo.sonar.saved import save
 
 ROOT = Path(__file__).parents[3]
 

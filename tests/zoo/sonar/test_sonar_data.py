@@ -211,7 +211,7 @@ def test_a_saved_tokenizer_is_taken_instead(data, text, tmp_path):
     assert again.vocab == data.vocab and again.tokenizer.fingerprint == data.tokenizer.fingerprint
     assert max(map(len, again.sentences("test"))) <= 40 and again.fingerprint != data.fingerprint
     with pytest.raises(FileNotFoundError, match="is missing: give the folder"):
-        AutoEncoding("files", [f"{text}/*.txt"], tokenizer=str(tmp_path / "again"))
+        _ = AutoEncoding("files", [f"{text}/*.txt"], tokenizer=str(tmp_path / "again")).vocab
     of_a_run = AutoEncoding("files", [f"{text}/*.txt"], tokenizer=str(tmp_path))  # whose tokenizer lies in a folder of this name
     assert of_a_run.tokenizer.fingerprint == data.tokenizer.fingerprint
 

@@ -5,7 +5,7 @@ import torch
 
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
-from zoo.sonar.saved import opened, save
+from zoo.saved import opened, save
 
 
 @pytest.fixture(scope="module")
