@@ -70,6 +70,8 @@ class Sampling:
     lean: bool = False
 
 
+LLAMA2 = TokenModel()  # 7B
+SONAR = SentenceSpace()
 PAPER = Sampling()  # the reading that comes nearest to figure 13
 GUIDED = Sampling(guided=True)
 RELEASED = Sampling(steps=50, guided=True, cached=False)  # 40 asked for are 50 done: its list has an integer stride
@@ -129,7 +131,7 @@ class ConceptModel:
 
     shape: TwoTowerShape = SMALL
     sampling: Sampling = PAPER
-    space: SentenceSpace = SentenceSpace()
+    space: SentenceSpace = SONAR
 
     def document(self, tokens: float, length: float, first: float = 0) -> float:
         """Operations for a document of so many tokens in sentences of `length`.
@@ -141,7 +143,7 @@ class ConceptModel:
         middle = max(0.0, first + (sentences - 1) / 2)
         return sentences * (self.space.encode(length) + self.shape.sentence(middle, self.sampling) + self.space.decode(length))
 
-    def break_even(self, tokens: float, other: TokenModel = TokenModel(), first: float = 0) -> float:
+    def break_even(self, tokens: float, other: TokenModel = LLAMA2, first: float = 0) -> float:
         """Tokens of a sentence above which a document of so many costs less than with the other model; inf where it never does,
         even as one sentence."""
         limit = other.document(tokens)

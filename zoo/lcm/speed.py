@@ -20,8 +20,9 @@ class SecondsPerSentence(L.Callback):
 
     The net has `memory(rows, capacity)`, `read(vectors (B, s, E), memory)` and `next(memory, sampler, noise (B, E)) -> (B, E)`.
 
-    Logs `test/sentence_seconds@8` and on, median seconds for one sentence of all rows over the rows; `test/read_seconds@8` and on,
-    seconds to read the sentences before it, over the rows; and `test/sentences@8` and on, how many these are.
+    Logs `test/sentence_seconds@8` and on, median seconds of one sentence of all rows over the rows, reading it included;
+    `test/read_seconds@8` and on, seconds to read the sentences before it, over the rows; and `test/sentences@8` and on, how many
+    these are.
 
     Args:
         contexts: sentences before the one that is generated.
