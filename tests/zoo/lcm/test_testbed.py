@@ -134,7 +134,7 @@ def test_processes_share_one_order_and_a_resumed_run_goes_on():
 
 def measured(sampled, **chain):
     chains = Chains(width=16, size=64, contexts=32, **chain)
-    data = CodebookChains(chains, held_out=1500, context=16, batch=64)
+    data = CodebookChains(chains, held_out=800, context=16, batch=64)
     module = LanguageModel(data.vocab, data.context, lambda vocab, context: Known(vocab, context, chains, sampled))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = L.Trainer(accelerator="cpu", callbacks=[TestbedScores()], **quiet)
@@ -149,10 +149,10 @@ def test_nets_that_know_the_chain_score_what_is_best(sampled, chain):
     found, best = measured(sampled, **chain)
     who = "sample" if sampled else "mean"
     for name in ("l2_squared", "l2", "l2_roundtrip"):
-        assert found[name] == pytest.approx(best[f"{who}_{name}"], rel=0.02)
-    assert found["gap"] == pytest.approx(best[f"{who}_gap"], abs=0.015)
+        assert found[name] == pytest.approx(best[f"{who}_{name}"], rel=0.03)
+    assert found["gap"] == pytest.approx(best[f"{who}_gap"], abs=0.02)
     assert found["allowed"] == pytest.approx(best[f"{who}_allowed"], abs=2) and found["hub"] == pytest.approx(best[f"{who}_hub"])
-    assert found["l2_ratio"] == pytest.approx(2 if sampled else 1, rel=0.02)
+    assert found["l2_ratio"] == pytest.approx(2 if sampled else 1, rel=0.03)
     assert found["l2_optimum"] == pytest.approx(best["mean_l2_squared"], rel=0.01)
     assert found["mse"] == pytest.approx(found["l2_squared"], rel=1e-4)  # the net's own loss counts the same sentences
     assert found["contrastive"] > 50
