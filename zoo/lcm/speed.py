@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.meter import busy_seconds
 from zoo.nn.diffusion import Sampler
@@ -18,7 +18,8 @@ class SecondsPerSentence(L.Callback):
     """At test: how long a net takes for the next sentence's vector, behind so many sentences. What it says does not matter, so
     neither do its weights.
 
-    The net has `memory(rows, capacity)`, `read(vectors (B, s, E), memory)` and `next(memory, sampler, noise (B, E)) -> (B, E)`.
+    The net has `memory(rows, capacity)`, `read(vectors (B, s, E), memory)`, `next_vector(memory, noise (B, E)) -> (B, E)` and, if
+    it samples, `sampler`.
 
     Logs `test/sentence_seconds@8` and on, median seconds of one sentence of all rows over the rows, reading it included;
     `test/read_seconds@8` and on, seconds to read the sentences before it, over the rows; and `test/sentences@8` and on, how many
@@ -28,7 +29,7 @@ class SecondsPerSentence(L.Callback):
         contexts: sentences before the one that is generated.
         rows: documents that are generated side by side.
         repeats: sentences that are timed at each place, one after the other; one more goes before them.
-        sampler: handed to the net's `next`; None: that takes none.
+        sampler: the net's for as long as it is measured; None: its own.
     """
 
     def __init__(
@@ -46,11 +47,19 @@ class SecondsPerSentence(L.Callback):
         if trainer.world_size > 1:
             raise ValueError("SecondsPerSentence measures one process: test with --trainer.devices=1.")
         machine, own, began = *busy_seconds(), time.perf_counter()
-        for context in self.contexts:
-            reading, each = self.measured(module.net, module.vocab, context, module.device)
-            module.log(f"test/sentence_seconds@{context}", median(each) / self.rows)
-            module.log(f"test/read_seconds@{context}", reading / self.rows)
-            module.log(f"test/sentences@{context}", float(context))
+        kept = getattr(module.net, "sampler", None)
+        if self.sampler is not None:
+            module.net.sampler = self.sampler
+        try:
+            with trainer.precision_plugin.forward_context():
+                for context in self.contexts:
+                    reading, each = self.measured(module.net, module.vocab, context, module.device)
+                    module.log(f"test/sentence_seconds@{context}", median(each) / self.rows)
+                    module.log(f"test/read_seconds@{context}", reading / self.rows)
+                    module.log(f"test/sentences@{context}", float(context))
+        finally:
+            if self.sampler is not None:
+                module.net.sampler = kept
         others = busy_seconds()[0] - machine - (busy_seconds()[1] - own)
         seen = max(others, 0.0) / (time.perf_counter() - began)  # in this order, nan stays nan
         module.measured = measured = getattr(module, "measured", {})  # of Meter, where the net was trained in this process
@@ -59,18 +68,14 @@ class SecondsPerSentence(L.Callback):
     @torch.inference_mode()
     def measured(self, net: nn.Module, width: int, context: int, device: torch.device) -> tuple[float, list[float]]:
         """Seconds to read `context` sentences of `width` numbers, and then, `repeats` times, to generate one and read it."""
-        draw = torch.Generator(device).manual_seed(0)
+        draw, dtype = torch.Generator(device).manual_seed(0), torch.get_default_dtype()  # of a net of bfloat16, that
         memory = net.memory(self.rows, context + self.repeats + 1)
-        vectors = torch.randn(self.rows, context, width, generator=draw, device=device)
-        reading = timed(device, lambda: net.read(vectors, memory))
-        each = []
+        vectors = torch.randn(self.rows, context, width, generator=draw, device=device, dtype=dtype)
+        reading, each = timed(device, lambda: net.read(vectors, memory)), []
         for _ in range(self.repeats + 1):
-            noise = torch.randn(self.rows, width, generator=draw, device=device)
-            each.append(timed(device, lambda: net.read(self._next(net, memory, noise)[:, None], memory)))  # noqa: B023
+            noise = torch.randn(self.rows, width, generator=draw, device=device, dtype=dtype)
+            each.append(timed(device, lambda: net.read(net.next_vector(memory, noise)[:, None], memory)))  # noqa: B023
         return reading, each[1:]  # the first pays for kernels and tables
-
-    def _next(self, net: nn.Module, memory: Any, noise: Tensor) -> Tensor:
-        return net.next(memory, noise) if self.sampler is None else net.next(memory, self.sampler, noise)
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> float:

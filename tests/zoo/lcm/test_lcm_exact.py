@@ -1,6 +1,7 @@
 """Figures 5 and 13 as callbacks log them, and the clock of sentences, on a net that takes a known time."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import lightning as L
@@ -82,9 +83,9 @@ class Slow(nn.Module):
 
     ahead = 0
 
-    def __init__(self, clock, sampled):
+    def __init__(self, clock):
         super().__init__()
-        self.clock, self.sampled, self.asked = clock, sampled, []
+        self.clock, self.sampler, self.asked, self.samplers = clock, "its own", [], set()
 
     def memory(self, rows, capacity):
         self.asked.append((rows, capacity))
@@ -95,21 +96,21 @@ class Slow(nn.Module):
         assert memory.read <= memory.capacity and vectors.shape[0] == self.asked[-1][0]
         self.clock.now += 0.01 * vectors.shape[1]
 
-    def next(self, memory, *given):
-        assert len(given) == 1 + self.sampled and (not self.sampled or isinstance(given[0], Sampler))
+    def next_vector(self, memory, noise):
+        self.samplers.add(self.sampler)
         self.clock.now += 1 + 0.1 * memory.read
-        return torch.zeros_like(given[-1])
+        return torch.zeros_like(noise)
 
 
 @pytest.mark.parametrize("sampler", [None, Sampler(taken=2)])
 def test_seconds_per_sentence(sampler, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(speed, "_now", lambda device: clock.now)
-    net = Slow(clock, sampler is not None)
-    logged = {}
+    net, logged = Slow(clock), {}
     module = SimpleNamespace(net=net, vocab=3, device=torch.device("cpu"), log=lambda name, value: logged.update({name: value}))
-    SecondsPerSentence((4, 20), rows=2, repeats=3, sampler=sampler).on_test_epoch_end(SimpleNamespace(world_size=1), module)
-    assert net.asked == [(2, 8), (2, 24)]
+    trainer = SimpleNamespace(world_size=1, precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    SecondsPerSentence((4, 20), rows=2, repeats=3, sampler=sampler).on_test_epoch_end(trainer, module)
+    assert net.asked == [(2, 8), (2, 24)] and net.samplers == {sampler or "its own"} and net.sampler == "its own"
     for context in (4, 20):  # the first is left out; of three, the second is the median, which stands behind two more
         assert logged[f"test/sentence_seconds@{context}"] == pytest.approx((1 + 0.1 * (context + 2) + 0.01) / 2)
         assert logged[f"test/read_seconds@{context}"] == pytest.approx(0.01 * context / 2)
