@@ -95,12 +95,12 @@ class Story:
 
     def _set(self) -> dict[str, str]:
         one, lists = self.draw.one, self.topic.lists
-        verb, _ = self.topic.verb.split()
+        verb, past = self.topic.verb.split()
         thing, season = one(lists["things"]), one(list(words.SEASONS))
         return {
             "town": one(listed(words.TOWNS)), "season": season, "sky": one(listed(words.SEASONS[season])),
             "receiver": one(listed(words.RECEIVERS)), "event": one(listed(words.EVENTS)), "days": one(listed(words.DAYS)),
-            "goal": f"{verb} {a(thing)}", "doing": f"{doing(verb)} {a(thing)}", "head": head(thing),
+            "goal": f"{verb} {a(thing)}", "did": f"{past} {a(thing)}", "doing": f"{doing(verb)} {a(thing)}", "head": head(thing),
             "place": one(lists["places"]), "expert": one(lists["people"]),
         }  # fmt: skip
 

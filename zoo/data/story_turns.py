@@ -198,6 +198,8 @@ And that is how {name} came to be known in {town}.
 The {tool} got a place of honour in {his} house.
 Years later {name} still talked about it.
 {he} told the story again and again.
+And so {name} {did} after all.
+That was the {season} when {name} {did}.
 {name} hung up {his} coat and put the kettle on.
 {name} fell asleep with the {tool} in {his} hand.
 """,
