@@ -3,8 +3,8 @@ the first letter a capital.
 
 Slots: {name} {he} {him} {his} {himself} {person} {trait} {a_trait} {habit} of the hero; {friend} {she} {her} {kin} of the friend,
 who is not of the hero's sex; {pet} {kind}; {expert}; {town} {season} {sky}; {goal} {did} {doing} {head} {needs} {more} {tool}
-{a_tool} {place}, and {step} {trouble} {remedy} {done} {end} {detail}, of the topic; {receiver} {event} {days} {why} {idea} {prize}; and,
-drawn for each sentence, {time} {later} {glad} {sad} {how}.
+{a_tool} {place}, and {step} {trouble} {remedy} {done} {end} {detail}, of the topic; {receiver} {event} {days} {why} {idea}
+{prize}; and, drawn for each sentence, {time} {later} {glad} {sad} {how}.
 """
 
 BEGINNINGS = {
