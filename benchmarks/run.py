@@ -261,7 +261,8 @@ def _prepared(job: dict, before: dict) -> Record:
 def _refuse_another_budget(cli, devices: int) -> None:
     """A record is of the tokens that its scale says, however many devices the machine has and whatever cut the run short."""
     trainer, data = cli.trainer, cli.datamodule
-    if trainer.max_steps > 0 and not hasattr(data, "batch"):  # batches of sentences differ in length
+    tokens = hasattr(data, "batch") and getattr(data, "view", "tokens") == "tokens"
+    if trainer.max_steps > 0 and not tokens:  # batches of sentences differ in length
         if (trainer.global_step, trainer.world_size) != (trainer.max_steps, devices):
             raise ValueError(
                 f"it took {trainer.global_step} steps on {trainer.world_size} device(s) instead of {trainer.max_steps} on "

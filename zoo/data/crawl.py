@@ -45,13 +45,15 @@ class CommonCrawlSentences(TokenData):
     Args:
         view: "sentences" or "tokens": what batches hold.
         source: "hub" streams a data set, "files" reads text, .jsonl, .jsonl.gz and .parquet, "warc" web archives (WARC, WET and
-            ARC), "installed" the documentation of installed packages, "store" takes a store that is already built.
+            ARC), "installed" the documentation of installed packages, "stories" tells `documents` stories from templates
+            (zoo.data.stories), "store" takes a store that is already built.
         files: paths or globs for files and warc; for source store, its one folder.
         hub: name of the data set: allenai/c4 (configuration en), HuggingFaceFW/fineweb-edu (sample-10BT) or wikimedia/wikipedia
             (20231101.en).
         hub_config: its configuration.
         column: field of the text.
         megabytes: at most so much text (10⁶ bytes), for hub and installed.
+        documents: how many stories.
         lang: language of the documents; source warc keeps no others, unless `all_languages`, which are then all cut and encoded
             as if they were of this one.
         segmenter: cuts documents into sentences; None: sentencex, capped at 200 characters and cleaned.
@@ -73,12 +75,13 @@ class CommonCrawlSentences(TokenData):
     def __init__(
         self,
         view: Literal["sentences", "tokens"] = "sentences",
-        source: Literal["hub", "files", "warc", "installed", "store"] = "hub",
+        source: Literal["hub", "files", "warc", "installed", "stories", "store"] = "hub",
         files: list[str] | None = None,
         hub: str = "allenai/c4",
         hub_config: str | None = "en",
         column: str | None = None,
         megabytes: float | None = None,
+        documents: int = 20_000,
         lang: str = LANG,
         all_languages: bool = False,
         similar: float | None = None,
@@ -100,7 +103,7 @@ class CommonCrawlSentences(TokenData):
         if source == "warc" and not files:
             raise ValueError("data.files and `data.source: warc` go together: give both, or neither")
         stored = source == "store" and view == "sentences"
-        own = source == "warc" or stored  # sources that token data do not know
+        own = source in ("warc", "stories") or stored  # sources that token data do not know
         known = ("hub", None) if own else (source, files)
         super().__init__("prose", *known, hub, hub_config, column, megabytes, tokenizer, vocab_size, context, batch, eval_bytes,
                          root, prepare_workers, loader_workers, seed, exclude, verify)  # fmt: skip
@@ -113,6 +116,10 @@ class CommonCrawlSentences(TokenData):
             self.corpus = WARC(files, None if all_languages else lang, similar=near, cache=self.root / "web-archives")
         elif stored:
             self.corpus = Encoded(files[0])
+        elif source == "stories":
+            from zoo.data.stories import Stories
+
+            self.corpus = Stories(documents)
         elif similar is not None and source != "store":
             self.corpus = Distinct(self.corpus, similar)
 
@@ -160,10 +167,8 @@ class CommonCrawlSentences(TokenData):
         if self.view == "tokens":
             return super().save_tokenizer(folder)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        manifest = read_manifest(self.folder)
-        write_json(
-            Path(folder) / "space.json", {name: manifest[name] for name in ("encoder", "segmenter", "lang", "end", "width")}
-        )
+        known, manifest = ("encoder", "segmenter", "lang", "end", "width"), read_manifest(self.folder)
+        write_json(Path(folder) / "space.json", {name: manifest[name] for name in known})
 
     # -- preparing ------------------------------------------------------------------------------------------------
     def shards(self) -> SentenceShards:

@@ -35,14 +35,19 @@ class DenoiserLayer(nn.Module):
         self.mlp = SwiGLU(dim, hidden, std)
         self.modulation = Linear(dim, 9 * dim, True, 0.0)  # zeros: at first every layer passes on what it is given
 
-    def forward(self, x: Tensor, modulation: Tensor, look: Look) -> Tensor:
-        """x (R, S, D) and modulation (R or 1, S or 1, 9 D) -> (R, S, D)."""
+    def forward(self, x: Tensor, modulation: Tensor, look: Look, free: Tensor | None = None) -> Tensor:
+        """x (R, S, D) and modulation (R, S, 9 D), or (9 D,) for all alike -> (R, S, D).
+
+        free (D,): what cross-attention adds where there is no context; then the second half of the rows have none.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = modulation.chunk(9, -1)
         norms = self.norms
         x = torch.addcmul(x, gate1, self._dropped(self.value_out(self._value(torch.addcmul(shift1, norms[0](x), scale1 + 1)))))
-        q = self.query(torch.addcmul(shift2, norms[1](x), scale2 + 1)).unflatten(-1, (self.heads, -1))  # (R, S, H, D/H)
-        found = look(q.transpose(1, 2)).transpose(1, 2).flatten(2)  # (R, S, D)
-        x = torch.addcmul(x, gate2, self._dropped(self.out(found.to(q.dtype))))
+        asked = x if free is None else x[: len(x) // 2]
+        q = self.query(torch.addcmul(shift2, norms[1](asked), scale2 + 1)).unflatten(-1, (self.heads, -1))  # (R, S, H, D/H)
+        found = self.out(look(q.transpose(1, 2)).transpose(1, 2).flatten(2).to(q.dtype))  # (R, S, D)
+        found = found if free is None else torch.cat((found, free.expand_as(found)))
+        x = torch.addcmul(x, gate2, self._dropped(found))
         return torch.addcmul(x, gate3, self._dropped(self.mlp(torch.addcmul(shift3, norms[2](x), scale3 + 1))))
 
     def _value(self, x: Tensor) -> Tensor:
@@ -200,21 +205,17 @@ class TwoTower(nn.Module):
         """
         guided, weight = self.sampler.guided, self.pre.weight
         taken = trailing(self.diffusion.schedule.steps, self.sampler.taken)
-        if kept.get("taken") != taken:  # they depend on the step alone
+        if (kept.get("taken"), kept.get("guided")) != (taken, guided):  # they depend on the step alone
             embedded = F.silu(self.steps(torch.tensor([t + 1 for t in taken], device=weight.device)))
-            kept |= {"taken": taken, "modulation": [layer.modulation(embedded) for layer in self.layers]}
+            kept |= {"taken": taken, "guided": guided, "modulation": [layer.modulation(embedded) for layer in self.layers]}
+            kept["free"] = [layer.out(layer.nothing().flatten()) if guided else None for layer in self.layers]
         place = {t: number for number, t in enumerate(taken)}
 
         def say(x: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
             rows, number = len(x), place[t]
             h = entered(self.pre, torch.cat((x, x)) if guided else x)
-            for layer, look, modulation in zip(self.layers, looks, kept["modulation"]):
-
-                def both(q: Tensor, look=look, layer=layer) -> Tensor:
-                    found = look(q[:rows])
-                    return torch.cat((found, layer.nothing().expand_as(q[rows:]).to(found))) if guided else found
-
-                h = layer(h, modulation[number], both)
+            for layer, look, modulation, free in zip(self.layers, looks, kept["modulation"], kept["free"]):
+                h = layer(h, modulation[number], look, free)
             said = wide(self.post(self.norm(h)))
             return said[:rows], said[rows:] if guided else None
 

@@ -79,7 +79,7 @@ def arguments(home: Path, name: str, version: str, *more: str) -> list[str]:
     return [
         "fit", "-c", str(ROOT / f"recipes/lcm/{RECIPES[name]}.yaml"), "-c", str(ROOT / "recipes/lcm/scales/smoke.yaml"),
         "--data.init_args.source=files", f"--data.init_args.files=['{home}/a.jsonl']", f"--data.init_args.root={home}/data",
-        "--data.init_args.encoder=tests.zoo.lcm.test_lcm_training.Letters", f"{net}normalizer={home}", f"{net}dropout=0.1",
+        "--data.init_args.encoder=tests.zoo.lcm.test_lcm_training.Letters", f"{net}dropout=0.1",
         "--trainer.log_every_n_steps=1", f"--trainer.logger.init_args.save_dir={home}/runs",
         f"--trainer.logger.init_args.version={version}", *extra, *more,
     ]  # fmt: skip
@@ -99,5 +99,6 @@ def test_a_stopped_run_goes_on_exactly(home, name):
     resumed = main(arguments(home, name, f"{name}-on", "--trainer.limit_val_batches=0", f"--ckpt_path={checkpoint}"))
     assert all(torch.equal(a, b) for a, b in zip(resumed.model.net.parameters(), whole.model.net.parameters()))
     saved = from_pretrained(Path(whole.trainer.log_dir) / "pretrained")
+    assert torch.equal(saved.normalizer.scale, whole.datamodule.normalizer.scale) and (saved.normalizer.scale != 1).any()
     assert torch.equal(saved.normalizer.scale, whole.model.net.normalizer.scale)
     assert json.loads((Path(whole.trainer.log_dir) / "pretrained/tokenizer/space.json").read_text())["encoder"] == "abc"
