@@ -23,7 +23,7 @@ from zoo.sonar.space import Space
 
 ROWS = ("", "truth_", "shuffled_")
 VECTORS = ("l2", "contrastive", "contrastive_others", "par", "par_pooled")
-TEXTS = ("l2_roundtrip", "gap", "mi", "coherence")
+TEXTS = ("l2_roundtrip", "gap", "gap_share", "mi", "coherence")
 NAMES = [row + name for row in ROWS for name in (*VECTORS, *TEXTS)] + ["distractors", "par_kept"]
 
 
@@ -52,9 +52,10 @@ class NextSentence(L.Callback):
     `test/par_pooled`, the same of means (`zoo.evals.sentence_scores` says more); `test/scored`, how many sentences.
 
     Of some documents, the same ones for all arms, with a space: `test/l2_roundtrip`, ‖encode(decode(x̂)) - x‖; `test/gap`, that
-    less ‖x̂ - x‖ of the same sentences; with a scorer `test/mi`, mutual information with the 10 true sentences before, in nats per
-    token; with a judge `test/coherence`, the mean probability that a document is coherent whose scored sentences are replaced by
-    the predictions, after their round trip where there is a space; `test/decoded`, how many sentences.
+    less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; with a scorer `test/mi`, mutual information with the 10
+    true sentences before, in nats per token; with a judge `test/coherence`, the mean probability that a document is coherent
+    whose scored sentences are replaced by the predictions, after their round trip where there is a space; `test/decoded`, how
+    many sentences.
 
     And the same of two predictors that know no context, `test/truth_l2` … (x̂ = x: what the space and the scorers leave at best)
     and `test/shuffled_l2` … (x̂ is a true sentence of another place, drawn from the batch).
@@ -242,7 +243,9 @@ class NextSentence(L.Callback):
                 back = self.space.encode(texts[-1], lang).cpu()
                 far = l2(back, true)
                 self.sums.mean(f"{row}l2_roundtrip", far)
-                self.sums.mean(f"{row}gap", far - l2(vectors, true))
+                near = l2(vectors, true)
+                self.sums.mean(f"{row}gap", far - near)
+                self.sums.add(f"{row}gap_share", (far - near).sum(), near.sum())
                 vectors = back
             if self.judge:
                 documents = [each for each in filled(chosen, vectors) if len(each) >= FEWEST]
