@@ -180,7 +180,7 @@ class Stories(Source):
         validation, test: share of the stories held out by the hash of their text.
     """
 
-    def __init__(self, documents: int = 20_000, seed: int = 0, validation: float = 0.02, test: float = 0.02):
+    def __init__(self, documents: int = 20_000, seed: int = 0, validation: float = 0.05, test: float = 0.05):
         if documents < 1:
             raise ValueError(f"data.documents is {documents}: there is at least one story.")
         self.count, self.seed, self.validation, self.test = documents, seed, validation, test
