@@ -30,8 +30,14 @@ CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, w
 
 OWN_SCALES = ("smoke", "laptop")
 OF_TRAINING = ("zoo/meter.py", "zoo/optim.py")  # a run of no steps imports them, and calls nothing in them
+VERBS = ("zoo/__main__.py",)  # a table of verbs grows with every new one; what a verb does is in a file of its own
 MEASURED_TIMES = ("seconds", "tokens_per_second", "step_seconds")
-TIMES = (*MEASURED_TIMES, "test/speedup", "test/decoded_per_second")  # the last two, with @ and the heads: zoo.evals.decoding
+TIMES = (
+    *MEASURED_TIMES,
+    "test/speedup",
+    "test/decoded_per_second",
+    "test/sentence_seconds",
+)  # the last three with @ and a number
 MEASURED = (
     *MEASURED_TIMES,
     "parameters",
@@ -203,9 +209,9 @@ def imported_code() -> dict[str, str]:
 def changed(record: Record) -> list[str]:
     """Files of `zoo` that the run imported and whose code has changed, or gone, since: the record is stale if there are any.
 
-    What is at work in training alone does not count where a saved net was measured.
+    What is at work in training alone does not count where a saved net was measured; nor does the table of verbs.
     """
-    unused = OF_TRAINING if record.config.get("trainer", {}).get("max_steps") == 0 else ()
+    unused = VERBS + (OF_TRAINING if record.config.get("trainer", {}).get("max_steps") == 0 else ())
     files = {name: CHECKOUT / name for name in record.code if name not in unused}
     return sorted(name for name, file in files.items() if not file.exists() or code_hash(file) != record.code[name])
 

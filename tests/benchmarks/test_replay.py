@@ -169,6 +169,15 @@ def test_what_the_first_steps_do_not_reach_or_score_stays_stale(house):
     assert replay.stale(old) == ["zoo/late.py", "zoo/net.py"]  # what the replay did not run may not change after it either
 
 
+def test_a_new_verb_changes_nothing(house):
+    (house / "zoo" / "__main__.py").write_text("VERBS = {}\n")
+    made = records()[0]
+    with_verbs = replace(made, code={**made.code, "zoo/__main__.py": record.code_hash(house / "zoo" / "__main__.py")})
+    assert not record.changed(with_verbs)
+    changed(house, __main__="VERBS = {1: 2}\n")
+    assert not record.changed(with_verbs) and "zoo/__main__.py" in with_verbs.code
+
+
 def test_equal_is_equal_to_the_last_digit():
     old = {
         "a": 1.0,
