@@ -7,6 +7,8 @@ page is written, and printed short.
 """
 
 import argparse
+import importlib
+import inspect
 import json
 import math
 import os
@@ -142,9 +144,22 @@ def datamodule(data: dict):
     parser.add_subclass_arguments(LightningDataModule, "data")
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before jsonargparse 4.49
     try:
-        return instantiate(parser.parse_object({"data": data})).data
+        return instantiate(parser.parse_object({"data": _accepted(data)})).data
     except ValueError as error:
         raise (error.__cause__ or error) from None
+
+
+def _accepted(settings: Any) -> Any:
+    """Settings without arguments that their class does not have: where a layer names another class, those of the class below it
+    are left over, which LightningCLI drops as well."""
+    if not isinstance(settings, dict):
+        return settings
+    settings = {name: _accepted(value) for name, value in settings.items()}
+    if "class_path" in settings and isinstance(settings.get("init_args"), dict):
+        module, _, name = settings["class_path"].rpartition(".")
+        known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        settings["init_args"] = {key: value for key, value in settings["init_args"].items() if key in known}
+    return settings
 
 
 def _carried(data: dict) -> dict[str, Any]:

@@ -519,3 +519,13 @@ def test_time_left_counts_weights_shares_and_places():
 @pytest.mark.parametrize("seconds, text", [(5, "0:05"), (65.9, "1:05"), (3600, "1:00:00"), (7384, "2:03:04")])
 def test_clock(seconds, text):
     assert jobs.clock(seconds) == text
+
+
+def test_arguments_of_a_class_below_are_left_out():
+    """A scale that names another segmenter leaves the arguments of the recipe's one behind."""
+    capped = {"class_path": "zoo.data.segment.Sentencex", "init_args": {"characters": 256, "segmenter": {"class_path": "x.Y"}}}
+    data = {"class_path": "zoo.data.crawl.CommonCrawlSentences", "init_args": {"source": "stories", "segmenter": capped}}
+    kept = run._accepted({"class_path": "zoo.data.segment.Cleaned", "init_args": {"segmenter": capped, "lines": False}})
+    assert kept["init_args"] == {"segmenter": {"class_path": "zoo.data.segment.Sentencex", "init_args": {}}, "lines": False}
+    made = run.datamodule(data)
+    assert type(made.segmenter).__name__ == "Sentencex" and made.description.endswith("stories told from templates")
