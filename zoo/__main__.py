@@ -24,6 +24,10 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.sonar.codebooks",
         "--space FOLDER --out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to a sentence space",
     ),
+    "prepare chains": (
+        "zoo.lcm.books",
+        "--out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to the vectors of the test bed",
+    ),
     "prepare judge": ("zoo.evals.judge", "--out FOLDER -c RECIPE …: train a judge of coherence on validation documents"),
     "prepare sentences": (
         "zoo.data.scale",
