@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,10 +187,14 @@ class Run:
     needs: tuple["Run", ...] = ()
     verb: str = ""  # a need's own
 
+    given: tuple[str, ...] = ()  # folders of this repository that stand for needs
+
     @cached_property
     def key(self) -> str:
-        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys)."""
-        return identity(self.config())
+        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys, what is given
+        by what is in it)."""
+        given = {folder: contents(ROOT / folder) for folder in self.given}
+        return identity({**self.config(), **({"given": given} if given else {})})
 
     @property
     def name(self) -> str:
@@ -233,6 +237,16 @@ class Run:
                 value = {part: value}
             merge(merged, value)
         return merged
+
+
+@cache
+def contents(folder: Path) -> str:
+    """A digest of the files of a folder; of one that is not there, empty."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    told = hashlib.sha256()
+    for path in files:
+        told.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return told.hexdigest()[:12] if files else ""
 
 
 def identity(config: dict) -> str:
@@ -343,6 +357,8 @@ def expand(spec: Spec, scale: str) -> list[Run]:
         seed = row.seed if isinstance(row, Need) and row.seed is not None else seed
         own = {**row.overrides, **(about.needs if is_need else about.rows).get(name, {})}
         needs = tuple(made(word, spec.needs[word], seed, (*above, name)) for word in _needed(own) if word not in about.given)
+        given = tuple(about.given[word] for word in _needed(own) if word in about.given)
+        given = tuple(sorted({each for each in given if (ROOT / each.split("/")[0]).is_dir()}))  # others are names of the hub
         own = _filled_in(own, {**{need.row: f"${{needs.{need.row}}}" for need in needs}, **about.given})
         recipe = row.recipe or spec.recipe
         word = "-".join(Path(recipe).with_suffix("").parts[1:])
@@ -350,7 +366,7 @@ def expand(spec: Spec, scale: str) -> list[Run]:
         overrides = {**of_data, **own} if verb else {"seed_everything": seed, **about.overrides, **own}
         own_scale = f"{Path(recipe).parent.as_posix()}/scales/{scale}.yaml"  # of nets that are not of tokens
         overlay = own_scale if (ROOT / own_scale).is_file() else f"recipes/scales/{scale}.yaml"
-        return Run(spec.name, word, name, scale, seed, (recipe, overlay), overrides, needs, verb)
+        return Run(spec.name, word, name, scale, seed, (recipe, overlay), overrides, needs, verb, given)
 
     here = {name: row for name, row in spec.runs.items() if row.scales is None or scale in row.scales}
     return [made(name, row, seed) for seed in spec.scales[scale].seeds for name, row in here.items()]

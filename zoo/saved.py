@@ -1,4 +1,4 @@
-"""What belongs to a sentence space beside its nets, each in one safetensors file: its normalizer and its quantizer."""
+"""What belongs to a sentence space beside its nets, each in one safetensors file: normalizer, quantizer, model of fragility."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,15 @@ from typing import TypeVar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
 
 NORMALIZER = "normalizer.safetensors"  # in the folder of a space, and of a store of sentences
-Part = TypeVar("Part", Normalizer, ResidualQuantizer)
+Part = TypeVar("Part", Normalizer, ResidualQuantizer, FragilityModel)
 
 
-def save(part: Normalizer | ResidualQuantizer, path: str | Path) -> None:
+def save(part: Normalizer | ResidualQuantizer | FragilityModel, path: str | Path) -> None:
     """Write weights and sizes to one file."""
     state = {name: tensor.cpu().contiguous() for name, tensor in part.state_dict().items()}
     save_file(state, str(path), {"zoo": json.dumps({"class": type(part).__name__, "config": part.config})})

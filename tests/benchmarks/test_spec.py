@@ -200,6 +200,18 @@ def test_a_scale_may_set_single_rows_and_needs_or_have_a_need_by_name(write):
             load(write(runs=TAUGHT, needs=NEEDS, scales={"laptop": {"seeds": [0], **wrong}}))
 
 
+def test_a_folder_that_is_given_counts_by_what_is_in_it(write, tmp_path):
+    scales = {"laptop": {"seeds": [0], "given": {"teacher": "made/space"}}}
+    key = lambda: expand(load(write(runs=TAUGHT, needs=NEEDS, scales=scales)), "laptop")[1].key
+    (tmp_path / "made/space").mkdir(parents=True)
+    found = [key()]
+    for content in ("1", "2", "1"):
+        (tmp_path / "made/space/weights").write_text(content)
+        spec_module.contents.cache_clear()
+        found.append(key())
+    assert found[1] == found[3] and len(set(found)) == 3
+
+
 def test_a_need_may_be_another_verb_with_the_sections_of_its_recipe(write, tmp_path):
     (tmp_path / "recipes/mtp/sae.yaml").write_text("sae: {latents: 8}\ndata: {context: 4}\n")
     overrides = {"sae.teacher": "${needs.base}", "sae.out": "${out}"}

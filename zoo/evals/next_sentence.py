@@ -18,6 +18,7 @@ from zoo.data.sentence_store import SentenceStore
 from zoo.evals.information import CausalScorer, is_name
 from zoo.evals.judge import FEWEST, Judge
 from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places, set_sampler
+from zoo.sonar.encoder import SpaceEncoder
 from zoo.sonar.space import Space
 
 ROWS = ("", "truth_", "shuffled_")
@@ -178,8 +179,12 @@ class NextSentence(L.Callback):
                 f"The judge in {self.judge_name} learnt from the documents that it is to judge: run `zoo prepare judge` without "
                 "--split all."
             )
-        if self.space and self.space.encoder is not None and self.space.fingerprint != made:
+        if self.space and self.space.encoder is not None and made not in self._fingerprints():
             rank_zero_warn("The data were encoded by another space, or in another precision, than the one that round trips take.")
+
+    def _fingerprints(self) -> set[str]:
+        """Of the space's encoder, by its weights, and by the files or the cards that a store's encoder was named with."""
+        return {self.space.fingerprint, *(SpaceEncoder(each).fingerprint for each in self.sources)}
 
     @torch.inference_mode()
     def add(self, net: nn.Module, batch: dict[str, Tensor], store: SentenceStore | None = None) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo.lcm.net import Memory, Tower, counted, drawn, ends, wide
+from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.transformer import Linear
-from zoo.sonar.saved import opened
+from zoo.saved import NORMALIZER, opened
 
-NORMALIZER = "normalizer.safetensors"
+FRAGILITY = "fragility.safetensors"
 
 
 @dataclass(frozen=True)
@@ -144,3 +145,18 @@ def read_normalizer(place: str | None, width: int, clip: float | None = None) ->
         if not made.center.is_meta:
             made.load_state_dict(found.state_dict())
     return made
+
+
+def read_fragility(place: str | None, width: int) -> FragilityModel | None:
+    """The model of fragility of a file, or of a folder that holds it, for vectors of `width` numbers; None is none.
+
+    Raises FileNotFoundError or ValueError, in a sentence.
+    """
+    if place is None:
+        return None
+    path = Path(place) / FRAGILITY if Path(place).is_dir() else Path(place)
+    with torch.device("cpu"):
+        found = opened(FragilityModel, path)
+    if found.config["width"] != width:
+        raise ValueError(f"{path} is for vectors of {found.config['width']} numbers, and the data have {width}.")
+    return found

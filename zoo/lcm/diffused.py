@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.lcm.net import QUARTERS, counted, drawn, told, wide
-from zoo.nn.diffusion import Predicts, Schedule
+from zoo.nn.diffusion import Predicts, Schedule, fragility_weights
+from zoo.nn.fragility import FragilityModel
 
 PART_WEIGHTS = {f"mse_quarter{number + 1}": 0.0 for number in range(QUARTERS)}  # they are parts of "mse" already
 
@@ -28,6 +29,7 @@ class Diffusion(nn.Module):
     tried (0, 10) and (0.001, 5)); None weighs all steps alike. drop: how often a sentence is learnt without its context.
     rows: "each" drops the context of every sentence of every document by itself; "batch" that of floor(drop · (S - 1)) places,
     never the first, in all documents of a batch, as the released code does. samples: versions of each sentence at a time.
+    fragility: tells it of normalized vectors; the weights are then those of eq. 18 as well.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Diffusion(nn.Module):
         drop: float,
         rows: Literal["each", "batch"],
         samples: int,
+        fragility: FragilityModel | None = None,
     ):
         super().__init__()
         if not 0 <= drop < 1 or samples < 1:
@@ -53,6 +56,7 @@ class Diffusion(nn.Module):
         values = [tuple(given)] if named == ("betas",) else given
         self.schedule = Schedule(kind, steps, **(dict(zip(named, values)) if given else {}))
         self.predicts, self.snr, self.drop, self.rows, self.samples = predicts, snr, drop, rows, samples
+        self._fragility = (fragility,)  # in a tuple, so that it is no part of the net
 
     def draw(self, batch: dict[str, Tensor], context: int) -> Draw:
         """In training from torch's global generator, which the module seeds; else from the chunks' numbers. A batch may bring its
@@ -94,6 +98,9 @@ class Diffusion(nn.Module):
         if self.snr is not None:
             snr = self.schedule.snr[draw.t].exp().clamp(*self.snr) * learnt
             weight = snr * (count / snr.sum().clamp(min=1e-12))  # with mean 1, as in the released code
+        if self._fragility[0] is not None:
+            with torch.no_grad():
+                weight = weight * fragility_weights(self._fragility[0].to(x0.device)(x0).clamp(0, 1))
         if "weight" in batch:
             weight = weight * batch["weight"].repeat(self.samples, 1)
         parts = told("mse", mse.detach(), learnt, draw.t, self.schedule.steps)

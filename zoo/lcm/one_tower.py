@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.base import read_normalizer
+from zoo.lcm.base import read_fragility, read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
 from zoo.lcm.net import Memory, Steps, Trunk, drawn, wide
 from zoo.nn.diffusion import Predicts, Sampler
@@ -21,6 +21,8 @@ class OneTower(nn.Module):
         vocab, context, normalizer, clip: as in `Base`; dim, layers, heads, hidden, dropout: of the transformer. Defaults are the
             paper's 1.6B; whose feed-forward parts have 8192 units, or as here two thirds of it with a gate, is not told.
         schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
+        fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
+            alike.
         step_dim: width of a step's embedding, which is put beside a vector; the paper does not say.
         positions: of the longest document, as places are learnt; default 128 or `context`.
     """
@@ -48,14 +50,17 @@ class OneTower(nn.Module):
         drop: float = 0.15,
         drop_rows: Literal["each", "batch"] = "each",
         samples: int = 1,
+        fragility: str | None = None,
         step_dim: int = 256,
         positions: int | None = None,
     ):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config, self.vocab, self.context = config | {"normalizer": None}, vocab, context  # it is saved with the weights
+        self.config, self.vocab, self.context = config | {"normalizer": None, "fragility": None}, vocab, context
         self.normalizer = read_normalizer(normalizer, vocab, clip)
-        self.diffusion = Diffusion(schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples)
+        self.diffusion = Diffusion(
+            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
+        )
         places = positions or max(128, context)
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim)
         self.post = Linear(dim, vocab, True)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from zoo.lcm.base import read_normalizer
+from zoo.lcm.base import read_fragility, read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
 from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, entered, wide
 from zoo.nn.cache import Cache
@@ -73,6 +73,8 @@ class TwoTower(nn.Module):
         vocab, context, hidden, dropout, normalizer, clip, positions: as in `Base`.
         dim, heads: of both towers; layers, denoiser_layers: their depths. Defaults are the paper's 1.6B.
         schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
+        fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
+            alike.
         queries: keep room for the released net's queries and keys that have no effect.
         checkpoint: keep only the input of each denoiser layer in training, and recompute the rest.
     """
@@ -101,15 +103,18 @@ class TwoTower(nn.Module):
         drop: float = 0.15,
         drop_rows: Literal["each", "batch"] = "each",
         samples: int = 1,
+        fragility: str | None = None,
         queries: bool = False,
         positions: int = 4096,
         checkpoint: bool = False,
     ):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config, self.vocab, self.context = config | {"normalizer": None}, vocab, context  # it is saved with the weights
+        self.config, self.vocab, self.context = config | {"normalizer": None, "fragility": None}, vocab, context
         self.normalizer, self.checkpoint = read_normalizer(normalizer, vocab, clip), checkpoint
-        self.diffusion = Diffusion(schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples)
+        self.diffusion = Diffusion(
+            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
+        )
         self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context))
         check(dim, heads, denoiser_layers, positions)
         self.steps, self.pre = Steps(dim), Linear(vocab, dim, True, vocab**-0.5)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from zoo.evals.autobleu import AutoBLEU, bleu, grouped, round_trips, spread
-from zoo.evals.fragility import CharacterNgrams, FragilityModel, fragility, sentence_bleu
+from zoo.evals.fragility import CharacterNgrams, fragility, sentence_bleu
+from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 
 TEXTS = [

@@ -6,7 +6,7 @@ from zoo.lcm import Base, OneTower, Quant, TwoTower
 from zoo.lcm.quant import Chosen
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
-from zoo.sonar.saved import save
+from zoo.saved import save
 
 WIDTH, CONTEXT = 6, 8
 ARMS = ["base", "one", "two", "discrete", "continuous"]

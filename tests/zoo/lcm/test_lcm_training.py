@@ -15,7 +15,7 @@ from zoo.cli import main
 from zoo.meter import training_flops
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.pretrained import from_pretrained
-from zoo.sonar.saved import save
+from zoo.saved import save
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[3]

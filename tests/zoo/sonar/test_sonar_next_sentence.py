@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -20,6 +21,7 @@ from zoo.evals.next_sentence import NextSentence
 from zoo.module import LanguageModel
 from zoo.ntp.net import NextToken
 from zoo.pretrained import save_pretrained
+from zoo.sonar.encoder import SpaceEncoder
 from zoo.sonar.space import Space
 
 SAID = ("l2", "contrastive", "contrastive_others", "par_pooled", "l2_roundtrip", "gap", "mi", "coherence")
@@ -46,21 +48,23 @@ def run(tiny, folder, tmp_path_factory):
     home, texts = tmp_path_factory.mktemp("scored"), [text for text in tiny.texts if ". " not in text]
     rows = [" ".join(texts[(3 * i + j) % len(texts)] for j in range(2 + i % 5)) for i in range(24)]
     (home / "a.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in dict.fromkeys(rows)))
-    space = Space.opened(folder)
-    given = {"segmenter": Stops(), "encoder": space, "context": 16, "batch": 4, "root": str(home)}
+    space, encoder = Space.opened(folder), SpaceEncoder(str(folder), "cpu")
+    given = {"segmenter": Stops(), "encoder": encoder, "context": 16, "batch": 4, "root": str(home)}
     data = CommonCrawlSentences(source="files", files=[f"{home}/a.jsonl"], **given)
     data.corpus = Files([f"{home}/a.jsonl"], validation=0.2, test=0.4)
     torch.manual_seed(0)
     Bytes().save(home / "bytes")
     save_pretrained(NextToken(257, 256, dim=16, layers=1, heads=2), home / "scorer", home / "bytes")
     judge = Judge(32, 8, 8)
-    judge.about = {"encoder": space.fingerprint}
+    judge.about = {"encoder": encoder.fingerprint}
     judge.save(home / "judge")
     callback = NextSentence(space=str(folder), scorer=str(home / "scorer"), judge=str(home / "judge"), decode_sentences=20)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
                         enable_checkpointing=False, callbacks=[callback], use_distributed_sampler=False)  # fmt: skip
     module = LanguageModel(32, 16, Middle)
-    trainer.test(module, data, verbose=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*encoded by another space")
+        trainer.test(module, data, verbose=False)
     return {name: value.item() for name, value in trainer.callback_metrics.items()}, data, space
 
 
