@@ -14,7 +14,7 @@ from zoo.data.sources import digest
 
 NONE = -1  # in place of an item: no sentence
 KEYS = {"train": 1, "validation": 2, "test": 3}
-CLUSTER, APART = 6, (0.1, 1.0)  # vectors of a cluster on average, less the one it is around; how far from that
+CLUSTER, APART = 6, (0.1, 0.6)  # vectors of a cluster on average, less the one it is around; how far from that
 
 
 class Chains:
@@ -31,7 +31,7 @@ class Chains:
         contexts: how many there are; several items, or pairs of items, have the same.
         hubs: share of the codebook that is short, near the origin, and never follows on anything: generic sentences.
         hub_length: of these.
-        near: share of the vectors that are no hubs which lie close to others, in clusters, from twins to hardly related ones:
+        near: share of the vectors that are no hubs which lie close to others, in clusters, from twins on:
             sentences that a little noise makes another.
         end: share of all continuations that end the document, at most one of a context; a document has about 1 / end items.
         seed: of the codebook, the chain and the documents.
@@ -81,8 +81,11 @@ class Chains:
 
     @property
     def description(self) -> str:
-        hubs = f", {self.hubs} of them hubs" if self.hubs else ""
-        return f"chains over {self.size} vectors of {self.width} numbers{hubs}, {self.ways} ways on from the last {self.memory}"
+        about = f", {self.hubs} of them hubs" if self.hubs else ""
+        if self.settings["near"]:
+            about += f", {self.settings['near']:.0%} of the others in clusters"
+        known = "the last two" if self.memory == 2 else "the last one"
+        return f"chains over {self.size} vectors of {self.width} numbers{about}, {self.ways} ways on from {known}"
 
     @property
     def fingerprint(self) -> str:

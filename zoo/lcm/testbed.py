@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from zoo.data.crawl import PADDING, TARGET, SentenceBatches
 from zoo.data.loader import Loader, spread
 from zoo.data.order import mix, permute
-from zoo.data.sources import Document, digest, identity
 from zoo.data.shards import write_json
+from zoo.data.sources import Document, digest, identity
 from zoo.evals.sentence_scores import nearest_earlier, set_sampler
 from zoo.lcm.chains import NONE, Chains
 from zoo.lcm.fragile import item_fragility
