@@ -4,7 +4,8 @@ Done as it is done there: masks are dense floats, made anew at every step and ad
 self-attention that sees its own position alone; modulators for every position; the optimizer tensor by tensor; two more losses
 for the log, one of them in the space; at inference keys and values of the whole context in every layer, at every step, for both
 halves of a doubled batch, the second of which is all zeros, and the context grown by concatenation. (Its list of steps has 50
-where 40 are asked for; here it has 40.)
+where 40 are asked for; here it has 40.) Left out, so that the anchor does less than the released code: dropout, masks of padding,
+the gradient norm that is taken twice, copies of all caches after every sentence.
 """
 
 import math

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from zoo.data.duplicates import Distinct
 from zoo.data.language import LANG
-from zoo.data.loader import spread
+from zoo.data.loader import Loader, spread
 from zoo.data.modules import TokenData
+from zoo.data.order import permute
 from zoo.data.segment import Capped, Cleaned, Segmenter, Sentencex
 from zoo.data.sentence_store import SentenceStore, complete, read_manifest, report
 from zoo.data.sentences import Encoder, SentenceShards, build, fingerprint, write_normalizer
@@ -62,6 +63,9 @@ class CommonCrawlSentences(TokenData):
         encoder: turns sentences into vectors; where the store is there, only its fingerprint counts; source store needs none.
         context: sentences of a chunk (LCM §2.4.1: 128; §3: 2048), or tokens of a window.
         batch: chunks or windows per device and micro-step.
+        sentences: training batches hold not `batch` chunks but as many of similar length as fit into so many sentences, padding
+            counted: all weigh about the same, however long documents are (the released code: 7168). Scored batches have `batch`
+            chunks in any case.
         similar_lengths: chunks of similar length come together, which saves padding; False shuffles them all.
         tokenizer, vocab_size: of the token view, as for OpenWebText.
         eval_bytes: about so much text is scored per validation or test pass; None: all.
@@ -89,6 +93,7 @@ class CommonCrawlSentences(TokenData):
         encoder: Encoder | None = None,
         context: int = 128,
         batch: int = 8,
+        sentences: int | None = None,
         similar_lengths: bool = True,
         tokenizer: str = "bpe",
         vocab_size: int = 32000,
@@ -109,7 +114,10 @@ class CommonCrawlSentences(TokenData):
                          root, prepare_workers, loader_workers, seed, exclude, verify)  # fmt: skip
         if source == "store" and not files:
             raise ValueError("data.files and `data.source: store` go together: give the one folder of the store")
+        if sentences is not None and sentences < context:
+            raise ValueError(f"data.sentences ({sentences}) is less than one chunk of data.context ({context}): give more")
         self.view, self.source, self.lang, self.similar_lengths = view, source, lang, similar_lengths
+        self.sentences = sentences if view == "sentences" else None
         self.segmenter, self.encoder = segmenter or Cleaned(Capped(Sentencex())), encoder
         if source == "warc":
             near = 0.8 if similar is None else similar
@@ -221,6 +229,16 @@ class CommonCrawlSentences(TokenData):
         """How often the training text has been read after so many tokens, or sentences."""
         return super().epochs_seen(tokens) if self.view == "tokens" else tokens / self.stores["train"].sentences
 
+    def train_dataloader(self) -> Loader:
+        """All micro-steps of the run (max_steps), or one pass over the text where the Trainer counts epochs."""
+        if self.sentences is None:
+            return super().train_dataloader()
+        trainer, count = self.trainer, self.windows("train")
+        batches = self._batches("train", partial(permute, n=count, seed=self.seed))
+        if trainer is None or trainer.max_steps < 0:
+            return self._loader(batches, max(1, batches.window.count(0) // batches.world))
+        return self._loader(batches, trainer.max_steps * trainer.accumulate_grad_batches)
+
     def _evaluation(self, split: str):
         if self.view == "tokens":
             return super()._evaluation(split)
@@ -234,6 +252,10 @@ class CommonCrawlSentences(TokenData):
             return super()._batches(split, window, scored)
         share = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         store = self.stores[split]
+        if scored is None and self.sentences is not None:
+            return SentenceBatches(
+                store, 1, Filled(window, store.lengths, self.sentences), None, share["rank"], share["num_replicas"]
+            )
         if scored is None and self.similar_lengths:
             window = ByLength(window, store.lengths)
         return SentenceBatches(store, self.batch, window, scored, share["rank"], share["num_replicas"])
@@ -268,8 +290,8 @@ class Encoded:
 class SentenceBatches(Dataset):
     """Batch k of one process, a pure function of k: chunks at global positions offset + (k·world + rank)·batch + 0 … batch − 1.
 
-    window: (batch,) positions -> (batch,) chunk numbers. Rows at positions from `scored` on repeat the last one with
-    `mask` False.
+    window: (batch,) positions -> (batch,) chunk numbers, or as many as it likes. Rows at positions from `scored` on repeat the
+    last one with `mask` False.
     """
 
     def __init__(
@@ -290,6 +312,7 @@ class SentenceBatches(Dataset):
         if self.scored is not None:
             counted, position = position < self.scored, np.minimum(position, self.scored - 1)
         numbers = self.window(position)  # (B,)
+        counted = counted if len(counted) == len(numbers) else np.ones(len(numbers), bool)
         vectors, lengths = self.store.chunks(numbers)  # (B, S, E)
         role = np.where(np.arange(vectors.shape[1]) < lengths[:, None], TARGET, PADDING)  # (B, S)
         arrays = {"vec": vectors, "length": lengths, "role": role, "mask": counted, "window": numbers}
@@ -318,10 +341,60 @@ class ByLength:
 
     def _pool(self, epoch: int, pool: int) -> np.ndarray:
         if self._kept[0] != (epoch, pool):
-            n = len(self.lengths)
-            shuffled = self.order(epoch * n + np.arange(pool * POOL, min(n, (pool + 1) * POOL)))
-            members = shuffled[np.argsort(self.lengths[shuffled], kind="stable")]
+            members, shuffled = pooled(self.order, self.lengths, epoch, pool)
             starts = np.arange(0, len(members), RUN)
             starts = starts[np.argsort(shuffled[starts], kind="stable")]  # as random as `order` is, without another generator
             self._kept = (epoch, pool), np.concatenate([members[start : start + RUN] for start in starts])
         return self._kept[1]
+
+
+class Filled:
+    """Batches of as many chunks of similar length as fit into a number of sentences, padding counted: (1,) the number of a batch,
+    of all processes -> (B,) chunk numbers.
+
+    As in `ByLength`, but a pool's chunks, sorted by length, are cut where the next one would not fit, and these batches are
+    shuffled. An epoch has as many of them as come out; which ones is a pure function of its number.
+    """
+
+    def __init__(self, order: Callable[[np.ndarray], np.ndarray], lengths: np.ndarray, sentences: int):
+        self.order, self.lengths, self.sentences = order, lengths, sentences
+        self._counts: list[int] = []  # of batches in each epoch so far
+        self._kept: tuple[int, list[np.ndarray]] = -1, []  # the epoch that was asked for last
+
+    def __call__(self, number: np.ndarray) -> np.ndarray:
+        left, epoch = int(number[0]), 0
+        while left >= (count := self.count(epoch)):
+            left, epoch = left - count, epoch + 1
+        return self._epoch(epoch)[left]
+
+    def count(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        while len(self._counts) <= epoch:
+            self._counts.append(len(self._epoch(len(self._counts))))
+        return self._counts[epoch]
+
+    def _epoch(self, epoch: int) -> list[np.ndarray]:
+        if self._kept[0] != epoch:
+            found = []
+            for pool in range(-(-len(self.lengths) // POOL)):
+                members, shuffled = pooled(self.order, self.lengths, epoch, pool)
+                batches = self._cut(members)
+                found += [batches[place] for place in np.argsort(shuffled[: len(batches)], kind="stable")]
+            self._kept = epoch, found
+        return self._kept[1]
+
+    def _cut(self, members: np.ndarray) -> list[np.ndarray]:
+        """Chunks from short to long, in batches whose longest times their number fits."""
+        batches, first = [], 0
+        for place, length in enumerate(self.lengths[members].tolist()):
+            if (place + 1 - first) * length > self.sentences and place > first:
+                batches.append(members[first:place])
+                first = place
+        return [*batches, members[first:]]
+
+
+def pooled(order: Callable, lengths: np.ndarray, epoch: int, pool: int) -> tuple[np.ndarray, np.ndarray]:
+    """The chunks of a pool of an epoch, sorted by length, and as `order` has them."""
+    n = len(lengths)
+    shuffled = order(epoch * n + np.arange(pool * POOL, min(n, (pool + 1) * POOL)))
+    return shuffled[np.argsort(lengths[shuffled], kind="stable")], shuffled

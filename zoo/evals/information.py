@@ -41,12 +41,14 @@ class CausalScorer:
 
         contexts: sentences before, of which the last 10 count, joined by spaces. sentences: [N][K]; (N, K) fp64 and (N, K) int64
         are given back. A newline stands before ŝ with and without a context; MI of many sentences is the sum of the first over
-        that of the second. A context that is too long for the model loses its beginning; one of no sentences tells nothing.
+        that of the second. A context that is too long for the model loses its beginning; behind one of no
+        sentences, no tokens count.
         """
         rows, columns = len(sentences), len(sentences[0]) if sentences else 0
         line = [*self.prefix, *self.tokenizer.encode("\n")]
         tokens = {text: self.tokenizer.encode(text) for texts in sentences for text in texts}
         counts = torch.tensor([[len(tokens[text]) for text in texts] for texts in sentences]).view(rows, columns)
+        counts *= torch.tensor([bool(context) for context in contexts]).view(rows, 1)
         asked = [(n, k) for n in range(rows) for k in range(columns) if contexts[n] and tokens[sentences[n][k]]]
         before = [[*self.prefix, *self.tokenizer.encode(" ".join(context[-CONTEXT:]) + "\n")] for context in contexts]
         given = self._given([(before[n], tokens[sentences[n][k]]) for n, k in asked])

@@ -51,11 +51,11 @@ class NextSentence(L.Callback):
     between arms of equal data.batch only; `test/par`, the cosine to the nearest earlier sentence over that of the truth, and
     `test/par_pooled`, the same of means (`zoo.evals.sentence_scores` says more); `test/scored`, how many sentences.
 
-    Of some documents, the same ones for all arms, with a space: `test/l2_roundtrip`, ‖encode(decode(x̂)) - x‖; `test/gap`, that
-    less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; with a scorer `test/mi`, mutual information with the 10
-    true sentences before, in nats per token; with a judge `test/coherence`, the mean probability that a document is coherent
-    whose scored sentences are replaced by the predictions, after their round trip where there is a space; `test/decoded`, how
-    many sentences.
+    Of some documents, the same ones for arms of equal data.batch and number of processes, with a space: `test/l2_roundtrip`,
+    ‖encode(decode(x̂)) - x‖; `test/gap`, that less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; with a scorer
+    `test/mi`, mutual information with the 10 true sentences before, in nats per token; with a judge `test/coherence`, the mean
+    probability that a document is coherent whose scored sentences are replaced by the predictions, after their round trip where
+    there is a space; `test/decoded`, how many sentences.
 
     And the same of two predictors that know no context, `test/truth_l2` … (x̂ = x: what the space and the scorers leave at best)
     and `test/shuffled_l2` … (x̂ is a true sentence of another place, drawn from the batch).

@@ -1,6 +1,6 @@
 """Base-LCM: the next sentence's vector by regression (LCM paper, sec. 2.3.1 and 2.4.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,13 +75,19 @@ class Base(nn.Module):
         """The matrix (E, D) that makes vectors."""
         return self.post.weight
 
+    @property
+    def positions(self) -> int:
+        """Sentences of the longest document."""
+        return self.tower.positions
+
     def fits(self, length: int) -> None:
         """Raise ValueError, in a sentence, where so many sentences are too many."""
         self.tower.fits(length)
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error
-        per sentence, summed over E) and parts {"mse": (sum, sentences)}, without graph and always in normalized space."""
+        per sentence, summed over E) and parts {"mse": (sum, sentences)}, without graph and always in normalized space, beside
+        which `in_space` is the loss where that is another."""
         x, learnt = self.normalizer.normalize(batch["vec"]), counted(batch)[:, 1:]
         error = (wide(self._said(x[:, :-1])) - wide(x[:, 1:])).square()  # (B, S - 1, E)
         mse = error.sum(-1)
@@ -91,10 +97,16 @@ class Base(nn.Module):
         else:
             loss = mse
         count = learnt.sum()
+        parts = {"mse": mse, "in_space": loss} if self.loss == "space" else {"mse": mse}
         return {
             "loss": (loss * learnt).sum() / count.clamp(min=1),
-            "parts": {"mse": ((mse.detach() * learnt).sum(), count.float())},
+            "parts": {name: ((each.detach() * learnt).sum(), count.float()) for name, each in parts.items()},
         }
+
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """What is trained is what `val/loss` says."""
+        return {"mse": 0.0} if self.loss == "space" else {}
 
     def _said(self, x: Tensor) -> Tensor:
         return self.post(self.tower(x))
@@ -106,7 +118,7 @@ class Base(nn.Module):
         x = self.normalizer.normalize(batch["vec"])
         said = torch.cat((torch.zeros_like(x[:, :1]), wide(self._said(x[:, :-1]))), 1)
         if self.sampler.temperature:
-            noise = drawn(batch, (self.vocab,), self.context, seed).to(said)
+            noise = drawn(batch, (self.vocab,), seed).to(said)
             said = said + self.sampler.temperature * noise
         return self.normalizer.denormalize(said)
 
@@ -122,8 +134,8 @@ class Base(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
-        """The vectors (B, E) that follow what was read; noise (B, E) is standard normal."""
+    def next_vector(self, memory: Memory, noise: Tensor, fresh: Callable[[], Tensor] | None = None) -> Tensor:
+        """The vectors (B, E) that follow what was read; noise (B, E) is standard normal, and enough."""
         if memory.last is None:
             raise ValueError("Base-LCM begins no document: give it at least one sentence to go on from.")
         said = wide(self.post(memory.last))

@@ -45,6 +45,10 @@ class Diffusion(nn.Module):
         fragility: FragilityModel | None = None,
     ):
         super().__init__()
+        if predicts not in ("x0", "epsilon", "v"):
+            raise ValueError(f"predicts is 'x0', 'epsilon' or 'v', not {predicts!r}.")
+        if snr is not None and (len(snr) != 2 or not 0 <= snr[0] < snr[1]):
+            raise ValueError(f"snr is the least and the largest weight, such as [0.001, 5], not {snr}.")
         if not 0 <= drop < 1 or samples < 1:
             raise ValueError(f"drop lies in [0, 1) and samples is at least 1, not {drop} and {samples}.")
         given = list(numbers or [])
@@ -58,7 +62,7 @@ class Diffusion(nn.Module):
         self.predicts, self.snr, self.drop, self.rows, self.samples = predicts, snr, drop, rows, samples
         self._fragility = (fragility,)  # in a tuple, so that it is no part of the net
 
-    def draw(self, batch: dict[str, Tensor], context: int) -> Draw:
+    def draw(self, batch: dict[str, Tensor]) -> Draw:
         """In training from torch's global generator, which the module seeds; else from the chunks' numbers. A batch may bring its
         own, as `step`, `noise` and `dropped`."""
         rows, size, width = batch["vec"].shape
@@ -68,9 +72,9 @@ class Diffusion(nn.Module):
         if self.training:
             t, noise = torch.randint(self.schedule.steps, shape, device=device), torch.randn(*shape, width, device=device)
             return Draw(t, noise, self._dropped(shape, device))
-        draws = [drawn(batch, (), context, 2 * k + 1, uniform=True) for k in range(self.samples)]
+        draws = [drawn(batch, (), 2 * k + 1, uniform=True) for k in range(self.samples)]
         t = (torch.cat(draws) * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
-        noise = torch.cat([drawn(batch, (width,), context, 2 * k) for k in range(self.samples)])
+        noise = torch.cat([drawn(batch, (width,), 2 * k) for k in range(self.samples)])
         return Draw(t, noise, torch.zeros(shape, dtype=torch.bool, device=device))
 
     def _dropped(self, shape: tuple[int, int], device: torch.device) -> Tensor:

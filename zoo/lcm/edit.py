@@ -27,7 +27,7 @@ def main(words: list[str]) -> None:
     sentences = Cleaned(Capped(Sentencex(), given.characters))(text, given.lang)
     draft = Draft(net, space, sentences, given.lang, given.into, *room(net, len(sentences), given))
     asked = given.replace or given.insert or [given.delete]
-    if not asked[0].isdigit() or not int(asked[0]):
+    if not asked[0].isdecimal() or not int(asked[0]):
         raise ValueError(f"Sentences are counted from 1, and {asked[0]} is no such number.")
     for number, sentence in enumerate(sentences, 1):
         print(f"{number:>4}  {sentence}")

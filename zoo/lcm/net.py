@@ -1,6 +1,7 @@
 """What the nets of Large Concept Models (arXiv 2412.08821) are made of: layers, the causal tower, embeddings of steps, and the
 one-tower trunk, in which vectors that are being made look at clean ones."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from zoo.nn.transformer import Embedding, Linear, hidden_size, rotary, rotate
 
 Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # keys and values of new vectors -> all that they may look at
 QUARTERS = 4  # of the stages in which a vector is made, whose errors are told apart
+BLOCK = 16  # sentences whose random numbers come from one generator
 GIVEN, TARGET = 1, 2  # roles of sentences, as batches have them; 0 is padding
 
 
@@ -85,11 +87,10 @@ class Tower(nn.Module):
         hidden: int | None,
         dropout: float,
         positions: int,
-        theta: float = 1e4,
     ):
         super().__init__()
         check(dim, heads, layers, positions)
-        self.dim, self.heads, self.positions, self.theta = dim, heads, positions, theta
+        self.dim, self.heads, self.positions = dim, heads, positions
         self.pre = Linear(width, dim, True, width**-0.5)
         self.layers = nn.ModuleList(
             Layer(dim, heads, hidden or hidden_size(dim, "llama"), dropout, layers) for _ in range(layers)
@@ -219,6 +220,7 @@ class Trunk(nn.Module):
     def next(self, x: Tensor, stage: Tensor, cache: Cache, guided: bool) -> Tensor:
         """What is said (B, D) of x (B, E) in the making, each behind all that the cache holds; twice as many rows where `guided`,
         the second half of them as if nothing were held."""
+        self.fits(cache.longest + 1)
         rows = torch.cat((x, x)) if guided else x
         positions = cache.positions(1)  # (1,) or (B, 1)
         positions = positions.expand(len(x), 1).repeat(2 if guided else 1, 1)
@@ -285,20 +287,28 @@ def told(name: str, error: Tensor, learnt: Tensor, stage: Tensor, stages: int) -
     parts = {name: (error.sum(), learnt.sum().float())}
     for number in range(QUARTERS):
         mine = (stage * QUARTERS // stages == number) & learnt
-        parts[f"{name}_quarter{number + 1}"] = ((error * mine).sum(), mine.sum().float())
+        count = mine.sum().float().clamp(min=1e-12)  # of a quarter without a sentence the mean is 0, and no NaN
+        parts[f"{name}_quarter{number + 1}"] = ((error * mine).sum(), count)
     return parts
 
 
-def drawn(batch: dict[str, Tensor], shape: tuple[int, ...], context: int, seed: int, uniform: bool = False) -> Tensor:
-    """Random numbers (B, S, *shape) for the sentences of a batch that depend on nothing but the number of each chunk and the
-    seed: what a net is scored with. Standard normal ones, or `uniform` in [0, 1)."""
-    batch_size, size = batch["role"].shape
-    device, draw = batch["role"].device, torch.rand if uniform else torch.randn
-    rows = []
+def drawn(batch: dict[str, Tensor], shape: tuple[int, ...], seed: int, uniform: bool = False) -> Tensor:
+    """Random numbers (B, S, *shape) for the sentences of a batch that depend on nothing but the seed, the number of each chunk
+    and the place in it: what a net is scored with. Standard normal ones, or `uniform` in [0, 1)."""
+    size, draw, rows = batch["role"].shape[1], torch.rand if uniform else torch.randn, []
     for window in batch["window"].tolist():
-        generator = torch.Generator("cpu").manual_seed((seed * 2_000_003 + window) % 2**63)
-        rows.append(draw(max(size, context), *shape, generator=generator)[:size])  # of one length, whatever the batch
-    return torch.stack(rows).to(device) if rows else torch.zeros(batch_size, size, *shape, device=device)
+        blocks = []
+        for block in range(-(-size // BLOCK)):  # of one length, whatever the batch
+            generator = torch.Generator().manual_seed(hash((seed, window, block)) & 0x7FFFFFFFFFFFFFFF)
+            blocks.append(draw(BLOCK, *shape, generator=generator))
+        rows.append(torch.cat(blocks)[:size])
+    return torch.stack(rows).to(batch["role"].device)
+
+
+def fresh(batch: dict[str, Tensor], shape: tuple[int, ...], seed: int) -> Callable[[], Tensor]:
+    """More and more noise for the sentences of a batch, as `drawn` has it."""
+    calls = itertools.count(1)
+    return lambda: drawn(batch, shape, hash((seed, next(calls))))
 
 
 class Memory:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.lcm.base import read_fragility, read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, Trunk, drawn, wide
+from zoo.lcm.net import Memory, Steps, Trunk, drawn, fresh, wide
 from zoo.nn.diffusion import Predicts, Sampler
 from zoo.nn.transformer import Linear
 
@@ -76,6 +76,11 @@ class OneTower(nn.Module):
         """The matrix (E, D) that makes vectors."""
         return self.post.weight
 
+    @property
+    def positions(self) -> int:
+        """Sentences of the longest document."""
+        return self.tower.positions
+
     def fits(self, length: int) -> None:
         """Raise ValueError, in a sentence, where so many sentences are too many."""
         self.tower.fits(length)
@@ -84,7 +89,7 @@ class OneTower(nn.Module):
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the
         first one without any context. Returns loss and parts of `Diffusion.scored`."""
         x0 = self.normalizer.normalize(batch["vec"])
-        draw = self.diffusion.draw(batch, self.context)
+        draw = self.diffusion.draw(batch)
         said = self.post(self.tower.made(self.diffusion.noised(x0, draw), draw.t + 1, self.tower.clean(x0), draw.dropped))
         return self.diffusion.scored(said, x0, draw, batch)
 
@@ -93,14 +98,14 @@ class OneTower(nn.Module):
         """A sample of each sentence given the true ones before it: (B, S, E) in the space. Clean vectors are read once.
         seed: of the noise, which depends on each chunk's `window` alone."""
         x0 = self.normalizer.normalize(batch["vec"])
-        left, noise = self.tower.clean(x0), drawn(batch, (self.vocab,), self.context, seed).to(x0)
-        rows = len(x0)
+        left, noise = self.tower.clean(x0), drawn(batch, (self.vocab,), seed).to(x0)
+        rows, more = len(x0), fresh(batch, (self.vocab,), seed)
 
         def made(x: Tensor, stage: Tensor) -> Tensor:
             alone = rows if self.sampler.guided else 0
             return self.tower.made(torch.cat((x, x)) if alone else x, stage, left, None, alone)
 
-        return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise))
+        return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise, more))
 
     def _sayer(self, made: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, int], tuple[Tensor, Tensor | None]]:
         """What a sampler asks, of what `made` makes of x and its stage: rows with the context and, for guidance, more without."""
@@ -123,10 +128,10 @@ class OneTower(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
-        """Vectors (B, E) that follow what was read, made of standard normal noise (B, E)."""
+    def next_vector(self, memory: Memory, noise: Tensor, fresh: Callable[[], Tensor] | None = None) -> Tensor:
+        """Vectors (B, E) that follow what was read, made of standard normal noise (B, E); fresh() -> more of it, for η > 0."""
 
         def made(x: Tensor, stage: Tensor) -> Tensor:
             return self.tower.next(x, stage, memory.caches[0], self.sampler.guided)
 
-        return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise))
+        return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise, fresh))

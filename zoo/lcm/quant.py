@@ -1,5 +1,6 @@
 """Quant-LCM: the next sentence's vector as a sum of centroids, one codebook after the other (LCM paper, sec. 2.3.5)."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -89,12 +90,22 @@ class Quant(nn.Module):
         self.config, self.vocab, self.context = config | {"normalizer": None}, vocab, context  # it is saved with the weights
         self.target, self.drop, self.samples = target, drop, samples
         self._codebooks = (open_quantizer(quantizer, vocab),)  # in a tuple, so that it is no part of the net
+        told = hashlib.sha256(self._codebooks[0].centroids.contiguous().numpy().data).digest()
+        self._known = int.from_bytes(told[:8], "big", signed=True)
+        self.register_buffer("codebooks", torch.tensor(self._known))  # which ones it has learnt, for those who load it
+        self.register_load_state_dict_pre_hook(self._refuse_others)
         self.normalizer = read_normalizer(normalizer, vocab, clip)
         books, units = self._codebooks[0].books, self._codebooks[0].units
         places = positions or max(128, context)
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Embedding(books + 1, book_dim), book_dim)
         self.post = Linear(dim, units if target == "discrete" else vocab, target == "continuous")
         self.sampler = SINGLE[target]
+
+    @staticmethod
+    def _refuse_others(net: "Quant", state: dict, prefix: str, *_) -> None:
+        found = state.get(f"{prefix}codebooks")
+        if found is not None and not found.is_meta and int(found) != net._known:
+            raise ValueError(f"The net has learnt other codebooks than those in {net.config['quantizer']}: give it its own.")
 
     @property
     def part_weights(self) -> dict[str, float]:
@@ -119,6 +130,11 @@ class Quant(nn.Module):
     def unembedding(self) -> Tensor:
         """The matrix (U or E, D) that makes logits or vectors."""
         return self.post.weight
+
+    @property
+    def positions(self) -> int:
+        """Sentences of the longest document."""
+        return self.tower.positions
 
     def fits(self, length: int) -> None:
         """Raise ValueError, in a sentence, where so many sentences are too many."""
@@ -153,7 +169,7 @@ class Quant(nn.Module):
             return batch["step"], batch["dropped"]
         if self.training:
             return torch.randint(books, shape, device=device), torch.rand(shape, device=device) < self.drop
-        chance = torch.cat([drawn(batch, (), self.context, k, uniform=True) for k in range(self.samples)])
+        chance = torch.cat([drawn(batch, (), k, uniform=True) for k in range(self.samples)])
         return (chance * books).long().clamp(max=books - 1), torch.zeros(shape, dtype=torch.bool, device=device)
 
     def _entered(self, sums: Tensor, book: Tensor | int) -> Tensor:
@@ -178,9 +194,14 @@ class Quant(nn.Module):
                 lacking = self.normalizer.denormalize(said) - sums  # (..., E)
                 scores = lacking @ quantizer.centroids[book].t() - quantizer.halves[book]
                 said = 2 * scores - lacking.square().sum(-1, keepdim=True)  # minus the squared distances (..., U), eq. 23
-            chosen = self.sampler(said, chances[..., book % chances.shape[-1]])
+            chosen = self.sampler(said, self._chance(chances, book))
             sums = sums + quantizer.centroids[book][chosen]
         return sums
+
+    def _chance(self, chances: Tensor, book: int) -> Tensor:
+        """A chance (...) for each codebook; where there are more of them than numbers in a vector, later digits are taken."""
+        turn, place = divmod(book, chances.shape[-1])
+        return chances[..., place] * 4096**turn % 1
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Tensor], seed: int = 0) -> Tensor:
@@ -192,7 +213,7 @@ class Quant(nn.Module):
             alone = rows if self.sampler.guided else 0
             return self.tower.made(torch.cat((x, x)) if alone else x, stage, left, None, alone)
 
-        return self._summed(made, drawn(batch, (self.vocab,), self.context, seed).to(batch["vec"].device))
+        return self._summed(made, drawn(batch, (self.vocab,), seed).to(batch["vec"].device))
 
     def memory(self, batch_size: int, capacity: int) -> Memory:
         """What is held of documents that have been read: at first of none, at most `capacity` sentences each."""
@@ -205,6 +226,6 @@ class Quant(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
+    def next_vector(self, memory: Memory, noise: Tensor, fresh: Callable[[], Tensor] | None = None) -> Tensor:
         """Vectors (B, E) that follow what was read; where units are drawn, they are of standard normal noise (B, E)."""
         return self._summed(lambda x, stage: self.tower.next(x, stage, memory.caches[0], self.sampler.guided), noise)

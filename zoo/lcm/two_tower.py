@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_fragility, read_normalizer
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, entered, wide
+from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, entered, fresh, wide
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -41,14 +41,17 @@ class DenoiserLayer(nn.Module):
         free (D,): what cross-attention adds where there is no context; then the second half of the rows have none.
         """
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = modulation.chunk(9, -1)
-        norms = self.norms
-        x = torch.addcmul(x, gate1, self._dropped(self.value_out(self._value(torch.addcmul(shift1, norms[0](x), scale1 + 1)))))
+        x = torch.addcmul(x, gate1, self._dropped(self.value_out(self._value(self._modulated(0, x, shift1, scale1)))))
         asked = x if free is None else x[: len(x) // 2]
-        q = self.query(torch.addcmul(shift2, norms[1](asked), scale2 + 1)).unflatten(-1, (self.heads, -1))  # (R, S, H, D/H)
+        q = self.query(self._modulated(1, asked, shift2, scale2)).unflatten(-1, (self.heads, -1))  # (R, S, H, D/H)
         found = self.out(look(q.transpose(1, 2)).transpose(1, 2).flatten(2).to(q.dtype))  # (R, S, D)
         found = found if free is None else torch.cat((found, free.expand_as(found)))
         x = torch.addcmul(x, gate2, self._dropped(found))
-        return torch.addcmul(x, gate3, self._dropped(self.mlp(torch.addcmul(shift3, norms[2](x), scale3 + 1))))
+        return torch.addcmul(x, gate3, self._dropped(self.mlp(self._modulated(2, x, shift3, scale3))))
+
+    def _modulated(self, number: int, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        h = self.norms[number](x)
+        return torch.addcmul(h + shift, h, scale)  # not h (1 + scale): in bfloat16 a small scale would vanish beside 1
 
     def _value(self, x: Tensor) -> Tensor:
         dim = x.shape[-1]
@@ -135,6 +138,11 @@ class TwoTower(nn.Module):
         """The matrix (E, D) that makes vectors."""
         return self.post.weight
 
+    @property
+    def positions(self) -> int:
+        """Sentences of the longest document."""
+        return self.tower.positions
+
     def fits(self, length: int) -> None:
         """Raise ValueError, in a sentence, where so many sentences are too many."""
         self.tower.fits(length)
@@ -143,7 +151,7 @@ class TwoTower(nn.Module):
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the
         first one without any context. Returns loss and parts of `Diffusion.scored`."""
         x0 = self.normalizer.normalize(batch["vec"])
-        draw = self.diffusion.draw(batch, self.context)
+        draw = self.diffusion.draw(batch)
         said = self._said(self.diffusion.noised(x0, draw), draw.t, self._before(x0), draw.dropped)
         return self.diffusion.scored(said, x0, draw, batch)
 
@@ -177,7 +185,8 @@ class TwoTower(nn.Module):
         modulation = layer.modulation(embedded)  # (R, S, 9 D), or (T, 9 D)
         if which is not None:
             modulation = F.embedding(which, modulation)
-        keys, values = (each.repeat(samples, 1, 1, 1).transpose(1, 2) for each in layer.keys(before))  # (R, H, S, D/H)
+        known = layer.keys(before) if samples == 1 else (each.repeat(samples, 1, 1, 1) for each in layer.keys(before))
+        keys, values = (each.transpose(1, 2) for each in known)  # (R, H, S, D/H)
         nothing = layer.nothing()
 
         def look(q: Tensor) -> Tensor:
@@ -193,9 +202,9 @@ class TwoTower(nn.Module):
         """A sample of each sentence given the true ones before it: (B, S, E) in the space. The contextualizer runs once.
         seed: of the noise, which depends on each chunk's `window` alone."""
         x0 = self.normalizer.normalize(batch["vec"])
-        before, noise = self._before(x0), drawn(batch, (self.vocab,), self.context, seed).to(x0)
+        before, noise = self._before(x0), drawn(batch, (self.vocab,), seed).to(x0)
         looks = [self._all_look(layer, before) for layer in self.layers]
-        made = self.sampler(self.diffusion.schedule, self._sayer(looks, {}), noise)
+        made = self.sampler(self.diffusion.schedule, self._sayer(looks, {}), noise, fresh(batch, (self.vocab,), seed))
         return self.normalizer.denormalize(made)
 
     @staticmethod
@@ -246,11 +255,12 @@ class TwoTower(nn.Module):
         memory.advance(vectors.shape[1], lengths)
 
     @torch.no_grad()
-    def next_vector(self, memory: Memory, noise: Tensor) -> Tensor:
-        """Vectors (B, E) that follow what was read, made of standard normal noise (B, E)."""
+    def next_vector(self, memory: Memory, noise: Tensor, fresh: Callable[[], Tensor] | None = None) -> Tensor:
+        """Vectors (B, E) that follow what was read, made of standard normal noise (B, E); fresh() -> more of it, for η > 0."""
+        more = None if fresh is None else lambda: fresh()[:, None]
         cross = memory.caches[1]
         looks = [self._look(cross, index) for index in range(len(self.layers))]
-        made = self.sampler(self.diffusion.schedule, self._sayer(looks, memory.kept), noise[:, None])
+        made = self.sampler(self.diffusion.schedule, self._sayer(looks, memory.kept), noise[:, None], more)
         return self.normalizer.denormalize(made[:, 0])
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +43,17 @@ def continued(
     """New sentences, one of each document at a time: which prompts are still being written (R,), and their vectors (R, E).
 
     prompts: vectors (n, E) of each document's sentences, which may differ in number. A document does not depend on the others
-    beside it: its noise comes from `seeds`, which are seed, seed + 1, … unless given.
-    Raises ValueError, in a sentence, where a prompt is empty and the net cannot begin, or where it has too few positions.
+    beside it: its noise comes from `seeds`, which are seed, seed + 1, … unless given. A net with learnt positions stops when they
+    are used up. It must not be trained between two sentences.
+    Raises ValueError, in a sentence, where a prompt is empty and the net cannot begin, where it has too few positions for the
+    prompts, or says what is no number.
     """
     if not prompts:
         return
     lengths, device = [len(prompt) for prompt in prompts], net.unembedding.device
-    capacity = max(lengths) + stop.limit
-    net.fits(capacity)
-    memory = net.memory(len(prompts), capacity)
+    net.eval().fits(max(lengths) + 1)
+    limit = min(stop.limit, net.positions - max(lengths))
+    memory = net.memory(len(prompts), max(lengths) + limit)
     if max(lengths):
         padded = nn.utils.rnn.pad_sequence([prompt.float() for prompt in prompts], batch_first=True).to(device)
         if min(lengths) == 0:  # an empty row is read as one zero sentence and forgotten
@@ -63,10 +66,12 @@ def continued(
     generators = [torch.Generator().manual_seed(each % 2**63) for each in given]
     rows = list(range(len(prompts)))
     with packed(net):  # a sentence takes forty passes through the same weights
-        for _ in range(stop.limit):
-            noise = torch.stack([torch.randn(net.vocab, generator=generators[row]) for row in rows]).to(device)  # (R, E)
-            new = net.next_vector(memory, noise).float()  # (R, E)
-            over = stop.over(new, before).tolist()  # the one wait for the device, a sentence
+        for _ in range(limit):
+            noise = partial(_noise, net.vocab, [generators[row] for row in rows], device)
+            new = net.next_vector(memory, noise(), noise).float()  # (R, E)
+            lost, *over = torch.cat((~new.isfinite().all()[None], stop.over(new, before))).tolist()  # the one wait for the device
+            if lost:
+                raise ValueError("The net says NaN or infinite numbers: its weights diverged, take an earlier checkpoint.")
             kept = [place for place, ended in enumerate(over) if not ended]
             if not kept:
                 return
@@ -78,12 +83,18 @@ def continued(
             before = new
 
 
+def _noise(width: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
+    """Standard normal noise (R, E), a row of each generator."""
+    return torch.stack([torch.randn(width, generator=each) for each in generators]).to(device)
+
+
 class Draft:
     """A document in the making: its sentences as texts and vectors, and what a net holds of them, which an edit does not read
     again.
 
     space: whose sentences the net has learnt. lang: of the texts that are given; into: of those that are written. capacity:
-    sentences, at most. stop: without `end`, that of the end marker is taken. beam: of the decoder.
+    sentences, at most (default: 512, or as many as the net has positions). stop: without `end`, that of the end marker is taken.
+    beam: of the decoder.
     """
 
     def __init__(
@@ -93,7 +104,7 @@ class Draft:
         texts: Sequence[str],
         lang: str = "eng_Latn",
         into: str | None = None,
-        capacity: int = 512,
+        capacity: int | None = None,
         stop: Stop | None = None,
         beam: int = 5,
         seed: int = 0,
@@ -105,6 +116,7 @@ class Draft:
         self.net, self.space, self.lang, self.into, self.beam = net.eval(), space, lang, into or lang, beam
         stop = stop or Stop()
         self.stop = Stop(space.encode([END], lang)[0], stop.similar, stop.repeated, stop.limit) if stop.end is None else stop
+        capacity = min(512, net.positions) if capacity is None else capacity
         net.fits(capacity)
         self.capacity, self.memory = capacity, net.memory(1, capacity)
         self.random = torch.Generator().manual_seed(seed)
@@ -153,8 +165,8 @@ class Draft:
         """New sentences, one by one, until the document is over, has `limit` more (default: the stop's) or is full."""
         with packed(self.net):
             for _ in range(min(self.stop.limit if limit is None else limit, self.capacity - len(self.texts))):
-                noise = torch.randn(1, self.net.vocab, generator=self.random).to(self.net.unembedding.device)
-                new = self.net.next_vector(self.memory, noise).float()
+                noise = partial(_noise, self.net.vocab, [self.random], self.net.unembedding.device)
+                new = self.net.next_vector(self.memory, noise(), noise).float()
                 before = self.vectors[-1:].to(new) if len(self.vectors) else None
                 if bool(self.stop.over(new, before)):
                     return

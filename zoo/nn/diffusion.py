@@ -87,7 +87,7 @@ class Schedule(nn.Module):
 
     def noise(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """ε (..., E) that makes x = x_t of x₀."""
-        return (x - self.alpha[t][..., None] * x0) / self.sigma[t][..., None]
+        return (x - self.alpha[t][..., None] * x0) / self.sigma[t][..., None].clamp(min=1e-6)
 
     def clamped_snr(self, t: Tensor, low: float = 0.0, high: float = 5.0) -> Tensor:
         """ω (...) of steps t (...): the SNR kept within [low, high] (eq. 17), with mean 1 over these steps as in the released
@@ -133,6 +133,10 @@ class Sampler:
     clip: float = CLIP
     predicts: Predicts = "x0"
 
+    def __post_init__(self):
+        if self.predicts not in ("x0", "epsilon", "v") or self.taken < 1 or min(self.sigma, self.eta) < 0 or self.scale <= 0:
+            raise ValueError(f"no sampler has these settings: {self}.")
+
     @property
     def guided(self) -> bool:
         return self.guidance != 1.0
@@ -150,6 +154,8 @@ class Sampler:
         say(x, t) -> what the net says of x = x_t with the context, and without it (only where `guided`; None otherwise).
         fresh() -> standard noise (..., E) of a step, for η > 0.
         """
+        if self.eta and fresh is None:
+            raise ValueError("eta above 0 puts fresh noise into every step, which is not to be had here: leave it at 0.")
         x, taken = noise * self.sigma, trailing(schedule.steps, self.taken)
         for place, t in enumerate(taken):
             with_context, without = say(x, t)
@@ -157,6 +163,8 @@ class Sampler:
             x0 = schedule.clean(self.predicts, with_context, x, t)
             if schedule.pure and t == schedule.steps - 1:
                 epsilon = x  # all is noise, and nothing can be said of it that guidance would compare
+                if self.predicts == "epsilon":
+                    x0 = torch.zeros_like(x)  # nor does the noise of it tell anything of x₀
             else:
                 epsilon = schedule.noise(x0, x, t)
                 if self.guided:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 8_000_000  # values that are sorted at a time
+ROWS = 2**23  # vectors that are looked at, evenly spread, where there are more
 
 
 def exact(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -60,6 +61,7 @@ class Normalizer(nn.Module):
             )
         if not bool(torch.isfinite(vectors).all()):
             raise ValueError("there are NaN or infinite values among the vectors: encode their sentences again.")
+        vectors = vectors[:: -(-len(vectors) // ROWS)]  # more cannot be sorted at a time, nor say anything more
         made = cls(vectors.shape[1], clip)
         probabilities = torch.tensor([low / 100, 0.5, high / 100], device=vectors.device)
         normal = torch.special.ndtri(probabilities.double().clamp(1e-12, 1 - 1e-12))

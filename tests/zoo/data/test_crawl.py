@@ -17,7 +17,7 @@ from sentence_vectors import Hashed, Stops, vector
 from web_archives import by_record, conversion, paragraph
 
 from zoo.data import crawl
-from zoo.data.crawl import PADDING, TARGET, ByLength, CommonCrawlSentences
+from zoo.data.crawl import PADDING, TARGET, ByLength, CommonCrawlSentences, Filled
 from zoo.data.modules import OpenWebText
 from zoo.data.order import permute
 from zoo.data.sentences import END
@@ -100,6 +100,29 @@ def test_a_resumed_run_reads_what_is_left(data, attach):
     loader = resumed.train_dataloader()
     loader.load_state_dict(state)
     assert (torch.cat([b["window"] for b in loader]) == reference[13 * 4 : 13 * 4 + 20]).all()
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_batches_of_so_many_sentences(data, attach, world):
+    """Every chunk once an epoch, in batches that weigh about the same, shared among processes and resumed exactly."""
+    made = data(sentences=24)
+    ranks = [list(attach(made, rank, world, max_steps=150).train_dataloader()) for rank in range(world)]
+    batches = [each for step in zip(*ranks) for each in step]
+    assert all(len(b["window"]) * int(b["length"].max()) <= 24 and b["mask"].all() for b in batches)
+    assert sum(int(b["length"].sum()) for b in batches) > 0.7 * 24 * len(batches)
+    numbers, count = [b["window"].tolist() for b in batches], made.windows("train")
+    filled = Filled(partial(permute, n=count, seed=0), made.stores["train"].lengths, 24)
+    first, second = numbers[: filled.count(0)], numbers[filled.count(0) : filled.count(0) + filled.count(1)]
+    for epoch in (first, second):
+        assert sorted(number for batch in epoch for number in batch) == list(range(count))
+    assert first != second
+    alone = [b["window"].tolist() for b in attach(data(sentences=24), max_steps=150 * world).train_dataloader()]
+    assert numbers == alone
+    loader = attach(data(sentences=24), max_steps=60).train_dataloader()
+    loader.load_state_dict({"windows": 13, "fingerprint": loader.fingerprint})
+    assert [b["window"].tolist() for b in loader] == alone[13:73]
+    with pytest.raises(ValueError, match=r"less than one chunk of data\.context"):
+        data(sentences=8)
 
 
 def test_chunks_of_similar_length_come_together():

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 class Scripted(torch.nn.Module):
     """Says the vectors of a script, one after the other, whatever it has read; beside `Memory`, it counts rows."""
 
-    vocab = 3
+    vocab, positions = 3, 100
 
     def __init__(self, *script):
         super().__init__()
@@ -46,7 +46,7 @@ class Scripted(torch.nn.Module):
     def read(self, vectors, memory, lengths=None):
         assert len(vectors) == len(self.rows)
 
-    def next_vector(self, memory, noise):
+    def next_vector(self, memory, noise, fresh):
         said = self.script[self.step, self.rows].float()
         self.step += 1
         return said
@@ -96,8 +96,16 @@ def test_some_are_over_before_others(folder):
 
 def test_prompts_that_cannot_be_continued(folder):
     net = arm("two", folder, positions=10)
-    with pytest.raises(ValueError, match="12 sentences were asked of a net that has 10 positions"):
+    with pytest.raises(ValueError, match="11 sentences were asked of a net that has 10 positions"):
+        next(continued(net, [torch.zeros(10, WIDTH)], Stop(limit=10)))
+    for name in ARMS:  # all go on to their last position, and no further
+        short = arm(name, folder, positions=10)
+        assert len(list(continued(short, [torch.zeros(7, WIDTH)], Stop(similar=2, repeated=2)))) == 3
+        assert len(list(Draft(short, Hashed(), ["A man."] * 8, stop=Stop(similar=2, repeated=2)).write())) == 2
+    net.post.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite numbers: its weights diverged"):
         next(continued(net, [torch.zeros(2, WIDTH)], Stop(limit=10)))
+    net = arm("two", folder, positions=10)
     with pytest.raises(ValueError, match="continue the empty ones apart"):
         next(continued(net, [torch.zeros(2, WIDTH), torch.zeros(0, WIDTH)], Stop(limit=2)))
     assert len(list(continued(net, [torch.zeros(0, WIDTH)], Stop(repeated=2, limit=2)))) == 2  # it begins documents

@@ -156,3 +156,26 @@ def test_weights():
     assert schedule.clamped_snr(torch.tensor([0, 99]), 0.0, 10.0).tolist() == [2.0, 0.0]  # pure noise has no weight
     low, high = fragility_weights(torch.tensor([1.0, 0.0])).tolist()
     assert low == pytest.approx(0.3775, abs=1e-3) and high == pytest.approx(0.9707, abs=1e-3)
+
+
+@pytest.mark.parametrize("predicts", ["x0", "epsilon", "v"])
+def test_a_predictor_that_is_a_little_off_still_makes_the_distribution(predicts):
+    """Data N(3, 0.5²): what is said of x is exact but for an error of a hundredth."""
+    schedule, sampler = Schedule(), Sampler(guidance=1.0, sigma=1.0, scale=1.0, predicts=predicts)
+    noise = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0))
+
+    def say(x, t):
+        alpha, sigma = schedule.alpha[t], schedule.sigma[t]
+        x0 = 3 + 0.25 * alpha / (0.25 * alpha**2 + sigma**2) * (x - 3 * alpha)
+        epsilon = (x - alpha * x0) / sigma
+        said = {"x0": x0, "epsilon": epsilon, "v": alpha * epsilon - sigma * x0}[predicts]
+        return said + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(t + 1)), None
+
+    made = sampler(schedule, say, noise)
+    assert abs(made.mean() - 3) < 0.05 and abs(made.std() - 0.5) < 0.05
+
+
+def test_samplers_that_cannot_be_are_refused():
+    for wrong in ({"predicts": "eps"}, {"taken": 0}, {"eta": -1.0}, {"scale": 0.0}):
+        with pytest.raises(ValueError, match="no sampler has these settings"):
+            Sampler(**wrong)

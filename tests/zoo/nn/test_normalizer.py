@@ -55,3 +55,11 @@ def test_wrong_vectors_are_refused(vectors):
         Normalizer.fitted(vectors.index_fill(0, torch.tensor([3]), torch.nan))
     with pytest.raises(ValueError, match="at least two"):
         Normalizer.fitted(vectors[:1])
+
+
+def test_of_very_many_vectors_some_are_looked_at(monkeypatch):
+    vectors = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
+    every = Normalizer.fitted(vectors[::4])
+    monkeypatch.setattr("zoo.nn.normalizer.ROWS", 300)
+    some = Normalizer.fitted(vectors)
+    assert torch.equal(some.center, every.center) and torch.equal(some.scale, every.scale)
