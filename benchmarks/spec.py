@@ -188,13 +188,12 @@ class Run:
     overrides: dict[str, Any]
     needs: tuple["Run", ...] = ()
     verb: str = ""  # a need's own
-
     given: tuple[str, ...] = ()  # folders of this repository that stand for needs
 
     @cached_property
     def key(self) -> str:
-        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys, what is given
-        by what is in it)."""
+        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys, folders that
+        are given by what is in them)."""
         given = {folder: contents(ROOT / folder) for folder in self.given}
         return identity({**self.config(), **({"given": given} if given else {})})
 
@@ -365,8 +364,7 @@ def expand(spec: Spec, scale: str) -> list[Run]:
         given = tuple(about.given[word] for word in _needed(own) if word in about.given)
         given = tuple(sorted({each for each in given if (ROOT / each.split("/")[0]).is_dir()}))  # others are names of the hub
         own = _filled_in(own, {**{need.row: f"${{needs.{need.row}}}" for need in needs}, **about.given})
-        recipe = row.recipe or spec.recipe
-        recipe = about.recipes.get(recipe, recipe)
+        recipe = about.recipes.get(row.recipe or spec.recipe, row.recipe or spec.recipe)
         word = "-".join(Path(recipe).with_suffix("").parts[1:])
         of_data = {key: value for key, value in about.overrides.items() if key.startswith("data.")}
         overrides = {**of_data, **own} if verb else {"seed_everything": seed, **about.overrides, **own}
