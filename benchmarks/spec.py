@@ -138,6 +138,7 @@ class Scale:
     hub, or a folder), which takes the place of `${needs.NAME}`.
     devices: how many the recipe's batch is meant for (the tokens of a step are context × batch × accumulate × devices).
     x: of rows whose place in the figure depends on the scale, theirs at this one.
+    recipes: those that take the place of others here, for rows and needs: what stands in for the paper's net and data elsewhere.
     """
 
     seeds: list[int]
@@ -148,6 +149,7 @@ class Scale:
     needs: dict[str, dict[str, Any]] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
     x: dict[str, float] = field(default_factory=dict)
+    recipes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,13 +188,12 @@ class Run:
     overrides: dict[str, Any]
     needs: tuple["Run", ...] = ()
     verb: str = ""  # a need's own
-
     given: tuple[str, ...] = ()  # folders of this repository that stand for needs
 
     @cached_property
     def key(self) -> str:
-        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys, what is given
-        by what is in it)."""
+        """What the run is, whatever spec asks for it: a digest of its configuration as written (needs by their keys, folders that
+        are given by what is in them)."""
         given = {folder: contents(ROOT / folder) for folder in self.given}
         return identity({**self.config(), **({"given": given} if given else {})})
 
@@ -278,7 +279,10 @@ def load(path: str | Path) -> Spec:
             _known(row.baseline, rows, f"runs.{name}.baseline", path.name)
     given = [(f"runs.{name}.overrides", row.overrides) for name, row in spec.runs.items()]
     given += [(f"needs.{name}.overrides", need.overrides) for name, need in spec.needs.items()]
+    recipes = [spec.recipe, *(row.recipe for row in spec.runs.values() if row.recipe), *(n.recipe for n in spec.needs.values())]
     for name, scale in spec.scales.items():
+        for one in scale.recipes:
+            _known(one, recipes, f"scales.{name}.recipes", path.name)
         for one in scale.x:
             _known(one, [row for row in rows if spec.runs[row].x is not None], f"scales.{name}.x", path.name)
         for kind, single, known in (("rows", scale.rows, rows), ("needs", scale.needs, list(spec.needs))):
@@ -360,7 +364,7 @@ def expand(spec: Spec, scale: str) -> list[Run]:
         given = tuple(about.given[word] for word in _needed(own) if word in about.given)
         given = tuple(sorted({each for each in given if (ROOT / each.split("/")[0]).is_dir()}))  # others are names of the hub
         own = _filled_in(own, {**{need.row: f"${{needs.{need.row}}}" for need in needs}, **about.given})
-        recipe = row.recipe or spec.recipe
+        recipe = about.recipes.get(row.recipe or spec.recipe, row.recipe or spec.recipe)
         word = "-".join(Path(recipe).with_suffix("").parts[1:])
         of_data = {key: value for key, value in about.overrides.items() if key.startswith("data.")}
         overrides = {**of_data, **own} if verb else {"seed_everything": seed, **about.overrides, **own}

@@ -68,7 +68,7 @@ def workload(run: Run, devices: int) -> Work:
     if steps < 1:
         raise ValueError(f"{run.row}: a plan needs trainer.max_steps, which is {steps}: set it to the steps of the run.")
     data = _instance(LightningDataModule, settings["data"])
-    if not hasattr(data, "batch"):
+    if not hasattr(data, "batch") or getattr(data, "view", "tokens") != "tokens":
         raise ValueError(f"{run.row}: batches of sentences, whose lengths differ, are not planned.")
     parts = {key: model["init_args"][key] for key in ("net", "optimizer")}  # the rest is schedule: nets are shared by specs
     net = built(json.dumps({"class_path": model["class_path"], "init_args": parts}), vocabulary(data), data.context)

@@ -24,6 +24,10 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.sonar.codebooks",
         "--space FOLDER --out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to a sentence space",
     ),
+    "prepare chains": (
+        "zoo.lcm.books",
+        "--out FOLDER -c RECIPE …: fit the codebooks of a residual quantizer to the vectors of the test bed",
+    ),
     "prepare fragility": (
         "zoo.evals.fragile",
         "--space FOLDER --out FOLDER -c RECIPE …: train a model that tells how fragile a sentence is",

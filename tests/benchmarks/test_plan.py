@@ -203,3 +203,10 @@ def test_a_wrong_setting_names_its_row(spec):
     (run,) = expand(spec({"odd": {"model.init_args.net.init_args.dimm": 3}}, {"smoke": {"seeds": [0]}}), "smoke")
     with pytest.raises(ValueError, match=r"odd: .*dimm.*did you mean 'dim'"):
         workload.workload(run, 1)
+
+
+def test_sentences_are_not_planned_and_fetch_no_space():
+    """Their encoder would be opened for the width of its vectors, and a card's weights are gigabytes."""
+    made = load("table-lcm-5")
+    with pytest.raises(ValueError, match="cosine: batches of sentences, whose lengths differ, are not planned"):
+        plan.plans(made, "paper", H100, 0.4)

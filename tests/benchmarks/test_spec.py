@@ -267,3 +267,17 @@ def test_a_spec_like_another_shares_its_runs(write, tmp_path):
     (tmp_path / "table-x-2.yaml").write_text(yaml.safe_dump({**own, "like": "table-x-9"}))
     with pytest.raises(ValueError, match=r"table-x-2\.yaml: like names 'table-x-9'"):
         load(tmp_path / "table-x-2.yaml")
+
+
+def test_a_scale_may_have_other_recipes(write, tmp_path):
+    """For rows and for what they need; a recipe that nothing asks for is a slip of the pen."""
+    (tmp_path / "recipes/other/scales").mkdir(parents=True)
+    (tmp_path / "recipes/other/large.yaml").write_text("model: {n: 4, width: 99}\n")
+    (tmp_path / "recipes/other/scales/laptop.yaml").write_text("{}\n")
+    scales = {"laptop": {"seeds": [0], "recipes": {"recipes/mtp/code.yaml": "recipes/other/large.yaml"}}}
+    one, two = expand(load(write(runs=TAUGHT, needs=NEEDS, scales=scales)), "laptop")
+    for run in (one, two, *two.needs):
+        assert run.files == ("recipes/other/large.yaml", "recipes/other/scales/laptop.yaml") and run.recipe == "other-large"
+        assert run.config()["model"]["width"] == 99
+    with pytest.raises(ValueError, match=r"scales.laptop.recipes names 'recipes/mtp/cod.yaml'.*mtp/code.yaml"):
+        load(write(scales={"laptop": {"seeds": [0], "recipes": {"recipes/mtp/cod.yaml": "recipes/other/large.yaml"}}}))

@@ -4,7 +4,6 @@ A whole chunk is scored in one call of the net's `predict`, which reads its cont
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from zoo.data.order import mix
 from zoo.data.sentence_store import SentenceStore
 from zoo.evals.information import CausalScorer, is_name
 from zoo.evals.judge import FEWEST, Judge
-from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places
+from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places, set_sampler
 from zoo.sonar.encoder import SpaceEncoder
 from zoo.sonar.space import Space
 
@@ -81,7 +80,7 @@ class NextSentence(L.Callback):
         beam: int = 1,
         seed: int = 0,
         first: int = 1,
-        sampler: dict[str, float | int | str] | None = None,
+        sampler: dict[str, int | float | str | None] | None = None,
     ):
         if scorer and not space:
             raise ValueError("NextSentence: a scorer reads text, and without a space there is none: give space, its folder.")
@@ -114,7 +113,7 @@ class NextSentence(L.Callback):
                 "NextSentence asks whole nets, and this one is sharded: run `zoo test` on the checkpoint with "
                 "--trainer.strategy=auto, one whole net per device."
             )
-        self._set(module.net)
+        set_sampler(module.net, self.sampler, "NextSentence")
         self.open(module.device, self._store(trainer))
         self.limit = max(1, self.decode_sentences // trainer.world_size)
         if trainer.is_global_zero:
@@ -122,14 +121,6 @@ class NextSentence(L.Callback):
                 print(f"mutual information: by {self.scorer.name}", flush=True)
             if self.judge:
                 print(f"coherence: by {self.judge_name}, {self.judge.about.get('measured', 'never measured')}", flush=True)
-
-    def _set(self, net: nn.Module) -> None:
-        if not self.sampler:
-            return
-        known = [field.name for field in fields(net.sampler)] if hasattr(net, "sampler") else []
-        if wrong := [name for name in self.sampler if name not in known]:
-            raise ValueError(f"NextSentence: the net's sampler has no {wrong[0]}, but {', '.join(known) or 'nothing'}.")
-        net.sampler = replace(net.sampler, **self.sampler)
 
     def on_test_batch_end(self, trainer, module, outputs, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.add(module.net, batch, self._store(trainer))

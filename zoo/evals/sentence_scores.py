@@ -5,11 +5,13 @@ their chunk, in rows that count. The end marker is no sentence of a document: it
 scored nor a distractor.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 TARGET = 2  # role of a sentence that is learnt; 0 is padding
 ROWS = 1024  # predictions whose distances to all sentences of the batch exist at a time
@@ -34,6 +36,17 @@ def places(role: Tensor, mask: Tensor, ends: Tensor, first: int = 1) -> Places:
 def l2(said: Tensor, true: Tensor) -> Tensor:
     """Distance ‖x̂ - x‖ in the space of each prediction (..., E): (...)."""
     return (said.double() - true.double()).norm(dim=-1) if said.device.type != "mps" else (said - true).norm(dim=-1)
+
+
+def set_sampler(net: nn.Module, settings: Mapping[str, int | float | str | None], who: str) -> None:
+    """Give the net's sampler, a dataclass, these settings; the others stay. who: begins the sentence of a ValueError where the
+    sampler has no such setting."""
+    if not settings:
+        return
+    known = [field.name for field in fields(net.sampler)] if hasattr(net, "sampler") else []
+    if wrong := [name for name in settings if name not in known]:
+        raise ValueError(f"{who}: the net's sampler has no {wrong[0]}, but {', '.join(known) or 'nothing'}.")
+    net.sampler = replace(net.sampler, **settings)
 
 
 class Contrast(NamedTuple):

@@ -14,6 +14,7 @@ from zoo.data.sources import digest
 
 NONE = -1  # in place of an item: no sentence
 KEYS = {"train": 1, "validation": 2, "test": 3}
+CLUSTER, APART = 6, (0.1, 0.6)  # vectors of a cluster on average, less the one it is around; how far from that
 
 
 class Chains:
@@ -30,6 +31,8 @@ class Chains:
         contexts: how many there are; several items, or pairs of items, have the same.
         hubs: share of the codebook that is short, near the origin, and never follows on anything: generic sentences.
         hub_length: of these.
+        near: share of the vectors that are no hubs which lie close to others, in clusters, from twins on:
+            sentences that a little noise makes another.
         end: share of all continuations that end the document, at most one of a context; a document has about 1 / end items.
         seed: of the codebook, the chain and the documents.
     """
@@ -43,6 +46,7 @@ class Chains:
         contexts: int = 64,
         hubs: float = 0.0,
         hub_length: float = 0.2,
+        near: float = 0.0,
         end: float = 1 / 16,
         seed: int = 0,
     ):
@@ -56,22 +60,32 @@ class Chains:
                 f"no chain has {ways} ways over {size} vectors, {self.hubs} of them hubs, with {ends} ends in {contexts} "
                 "contexts: take fewer ways than vectors that are no hubs, and `end` at most 1 / ways."
             )
+        if not 0 <= near < 1:
+            raise ValueError(f"near is the share of the vectors that lie close to others, below 1, not {near}.")
         draw = np.random.Generator(np.random.PCG64(seed))
         vectors = draw.standard_normal((size + 1, width))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors[size - self.hubs : size] *= hub_length
-        self.vectors = vectors.astype(np.float32)  # (M + 1, E)
         plain = size - self.hubs
         self.allowed = np.stack([draw.permutation(plain)[:ways] for _ in range(contexts)])  # (contexts, K)
         self.allowed[draw.permutation(contexts)[:ends], draw.integers(ways, size=ends)] = size
         # of the last item, and of the one before it (the last row: there was none)
         self._last, self._before = draw.permutation(size + 1) % contexts, draw.integers(contexts, size=size + 2)
         self._before[-1] = 0
+        close = min(round(near * plain), plain - 1)
+        first, last = plain - close, slice(plain - close, plain)
+        around = vectors[:first][draw.integers(min(first, -(-close // CLUSTER) or 1), size=close)]
+        vectors[last] = around + draw.uniform(*APART, (close, 1)) * draw.standard_normal((close, width)) / width**0.5
+        vectors[last] /= np.linalg.norm(vectors[last], axis=1, keepdims=True)
+        self.vectors = vectors.astype(np.float32)  # (M + 1, E)
 
     @property
     def description(self) -> str:
-        hubs = f", {self.hubs} of them hubs" if self.hubs else ""
-        return f"chains over {self.size} vectors of {self.width} numbers{hubs}, {self.ways} ways on from the last {self.memory}"
+        about = f", {self.hubs} of them hubs" if self.hubs else ""
+        if self.settings["near"]:
+            about += f", {self.settings['near']:.0%} of the others in clusters"
+        known = "the last two" if self.memory == 2 else "the last one"
+        return f"chains over {self.size} vectors of {self.width} numbers{about}, {self.ways} ways on from {known}"
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +125,13 @@ class Chains:
     def is_hub(self, items: np.ndarray) -> np.ndarray:
         """Which of these items (…) are hubs, bool."""
         return (items >= self.size - self.hubs) & (items < self.size)
+
+    def occurrences(self, longest: int) -> np.ndarray:
+        """How often each item stands in a document of at most `longest` items, on average, the end too: (M + 1,)."""
+        found = np.zeros(self.size + 1)
+        found[: self.size - self.hubs] = 1 / (self.size - self.hubs)
+        np.add.at(found, self.allowed, self.visits(longest)[:, None] / self.ways)
+        return found
 
     # -- what is best, by enumeration ------------------------------------------------------------------------------
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -13,8 +14,16 @@ from torch import Tensor, nn
 from zoo.data.crawl import PADDING, TARGET, SentenceBatches
 from zoo.data.loader import Loader, spread
 from zoo.data.order import mix, permute
+from zoo.data.shards import write_json
 from zoo.data.sources import Document, digest, identity
+from zoo.evals.sentence_scores import nearest_earlier, set_sampler
 from zoo.lcm.chains import NONE, Chains
+from zoo.lcm.fragile import item_fragility
+from zoo.nn.diffusion import fragility_weights
+from zoo.nn.normalizer import Normalizer
+
+COUNTS = ("count", "compared", "earlier", "earlier_true")  # sums that others are divided by, or that are
+FITTED = 2048  # training documents whose vectors a normalizer is fitted to
 
 
 class CodebookChains(LightningDataModule):
@@ -28,6 +37,8 @@ class CodebookChains(LightningDataModule):
         documents: of the training split; held_out: of validation and of test, each.
         context: sentences of a document at most; a longer one is cut off, without its end.
         batch: documents per device and micro-step.
+        fragility: a and b; batches then have `weight` (B, S), sigmoid(a F + b) of the fragility F of each sentence (eq. 18; the
+            paper has -4 and 3.5); None: they have none.
         loader_workers: processes that load batches.
         seed: of the order.
     """
@@ -39,6 +50,7 @@ class CodebookChains(LightningDataModule):
         held_out: int = 512,
         context: int = 32,
         batch: int = 32,
+        fragility: tuple[float, float] | None = None,
         loader_workers: int = 0,
         seed: int = 0,
     ):
@@ -50,7 +62,8 @@ class CodebookChains(LightningDataModule):
             )
         self.chains = chains or Chains()
         self.counts = {"train": documents, "validation": held_out, "test": held_out}
-        self.context, self.rows, self.loader_workers, self.seed = context, batch, loader_workers, seed
+        self.context, self.rows, self.fragility = context, batch, fragility
+        self.loader_workers, self.seed = loader_workers, seed
 
     @property
     def description(self) -> str:
@@ -77,6 +90,34 @@ class CodebookChains(LightningDataModule):
                 items = self.chains.documents(each, np.array([number]), self.context)[0]
                 text = " ".join("end" if item == self.chains.size else f"s{item}" for item in items if item != NONE)
                 yield Document(text, identity(text), each)
+
+    @cached_property
+    def normalizer(self) -> Normalizer:
+        """Fitted to the vectors of some training documents."""
+        return Normalizer.fitted(torch.from_numpy(self.some(FITTED)))
+
+    def some(self, documents: int) -> np.ndarray:
+        """Vectors (N, E) of the sentences of the first training documents."""
+        items = self.chains.documents("train", np.arange(min(documents, self.counts["train"])), self.context)
+        return self.chains.vectors[items[items != NONE]]
+
+    def save_tokenizer(self, folder: str | Path) -> None:
+        """What a saved net says of the vectors that it reads: `chains.json`, the settings of the chains."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(folder) / "chains.json", self.chains.settings)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """Of items, the end too: (M + 1,)."""
+        fragile = item_fragility(self.chains, self.normalizer)
+        return fragility_weights(fragile, *(self.fragility or ())).float()
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Lightning's hook: puts in the weights."""
+        if self.fragility is None:
+            return batch
+        items = self.chains.nearest(batch["vec"].cpu().numpy())  # (B, S)
+        return {**batch, "weight": self._weights[torch.from_numpy(items)].to(batch["vec"].device)}
 
     @cached_property
     def sentences(self) -> int:
@@ -189,18 +230,23 @@ class TestbedScores(L.Callback):
     has in the same places, and l2_ratio, l2_squared over it (1 for that, 2 for an exact sampler);
     l2_roundtrip, distance of the nearest codebook vector to the true one, and gap, l2_roundtrip - l2;
     allowed, the share whose nearest vector may follow, and hub, the share whose nearest vector is a hub, in percent;
-    contrastive, the share in percent of the batch's other sentences, less the two neighbours, that are farther from the
-    prediction than the true one is; sentences that are equal count a half. It depends on the batch size.
+    contrastive, the share of the batch's other sentences, less the two neighbours, that are farther from the prediction than the
+    true one is; sentences that are equal count a half. It depends on the batch size;
+    par_pooled, the cosine to the nearest earlier sentence over that of the truth, of means.
 
     Args:
         seed: of the net's noise.
+        sampler: settings of the net's sampler that are other than its own, such as {guidance: 2}.
     """
 
     __test__ = False  # pytest: this is no test
 
-    def __init__(self, seed: int = 0):
-        self.seed = seed
+    def __init__(self, seed: int = 0, sampler: dict[str, int | float | str | None] | None = None):
+        self.seed, self.sampler = seed, dict(sampler or {})
         self.sums: dict[str, Tensor] = {}
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        set_sampler(module.net, self.sampler, "TestbedScores")
 
     def on_test_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.sums = {}
@@ -217,8 +263,9 @@ class TestbedScores(L.Callback):
         total = dict(zip(names, trainer.strategy.reduce(together, reduce_op="sum").tolist()))
         if not total["count"]:
             raise ValueError("no document of the test split has two sentences: give data.held_out or data.context more.")
-        found = {name: total[name] / total["count"] for name in names if name not in ("count", "compared")}
+        found = {name: total[name] / total["count"] for name in names if name not in COUNTS}
         found["contrastive"] = total["contrastive"] / max(1.0, total["compared"])
+        found["par_pooled"] = total["earlier"] / total["earlier_true"] if total["earlier_true"] else 1.0
         found["gap"] = found["l2_roundtrip"] - found["l2"]
         found["l2_ratio"] = found["l2_squared"] / max(found["l2_optimum"], 1e-12)
         module.log_dict({f"test/{name}": value for name, value in found.items()})
@@ -233,7 +280,8 @@ def sums(chains: Chains, batch: dict[str, Tensor], said: Tensor) -> dict[str, fl
     nearest = chains.nearest(x.numpy())
     back = torch.from_numpy(chains.vectors[nearest]).double()
     squared = (x - y).square().sum(-1)
-    shares = contrasted(said, true, counted, (batch["role"].cpu() != PADDING) & batch["mask"].cpu()[:, None])
+    real = (batch["role"].cpu() != PADDING) & batch["mask"].cpu()[:, None]
+    shares = contrasted(said, true, counted, real)
     found = {
         "count": len(x),
         "l2_squared": squared.sum(),
@@ -242,8 +290,10 @@ def sums(chains: Chains, batch: dict[str, Tensor], said: Tensor) -> dict[str, fl
         "l2_optimum": chains.variances[contexts].sum(),
         "allowed": 100 * (nearest[:, None] == chains.allowed[contexts]).any(1).sum(),
         "hub": 100 * chains.is_hub(nearest).sum(),
-        "contrastive": 100 * shares.sum(),
+        "contrastive": shares.sum(),
         "compared": len(shares),
+        "earlier": nearest_earlier(said, true, real)[counted].sum(),
+        "earlier_true": nearest_earlier(true, true, real)[counted].sum(),
     }
     return {name: float(value) for name, value in found.items()}
 

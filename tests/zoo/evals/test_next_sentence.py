@@ -21,7 +21,7 @@ from zoo.evals import next_sentence
 from zoo.evals.information import CausalScorer
 from zoo.evals.judge import Judge
 from zoo.evals.next_sentence import ROWS, NextSentence, elsewhere, means
-from zoo.evals.sentence_scores import places
+from zoo.evals.sentence_scores import places, set_sampler
 from zoo.nn.diffusion import Sampler
 from zoo.ntp.net import NextToken
 from zoo.pretrained import save_pretrained
@@ -252,9 +252,9 @@ def test_mistakes_are_named(data, folders, tmp_path, monkeypatch):
 
 def test_a_sampler_is_set_for_the_test():
     net = SimpleNamespace(sampler=Sampler(taken=20))
-    NextSentence(sampler={"guidance": 2.0})._set(net)
+    set_sampler(net, {"guidance": 2.0}, "NextSentence")
     assert net.sampler == Sampler(taken=20, guidance=2.0)
     with pytest.raises(ValueError, match="the net's sampler has no heat, but taken, guidance"):
-        NextSentence(sampler={"heat": 2.0})._set(net)
+        set_sampler(net, {"heat": 2.0}, "NextSentence")
     with pytest.raises(ValueError, match="has no guidance, but nothing"):
-        NextSentence(sampler={"guidance": 2.0})._set(SimpleNamespace())
+        set_sampler(SimpleNamespace(), {"guidance": 2.0}, "NextSentence")
