@@ -1,7 +1,7 @@
 """Speed of the two towers: their part of `python -m benchmarks.bench [--quick]`.
 
-The anchor does the work that LCM's released code does (benchmarks/released_lcm.py) over the same weights, in the same process,
-turn by turn; CPU seconds are the figure to compare, as in bench_nets.py.
+The anchor does the work that LCM's released code does (benchmarks/released_lcm.py) in a net of the same shape, in the same
+process, turn by turn; CPU seconds are the figure to compare, as in bench_nets.py.
 """
 
 import argparse
@@ -22,10 +22,10 @@ SAMPLING = {"16 to 24 sentences of context": (16, 3.0), "128": (128, 8.0)}
 FLAT = 16, 512, 1.5  # contexts, and how much dearer a sentence may be behind the longer one
 
 
-def net_of(shape: dict, dropout: float = 0.1) -> TwoTower:
-    """With room for the queries and keys that the released net has; ours does nothing with them."""
+def net_of(shape: dict, dropout: float = 0.1, released: bool = False) -> TwoTower:
+    """A net; as `released`, with the queries and keys of a self-attention that sees itself alone."""
     torch.manual_seed(0)
-    net = TwoTower(shape["width"], 128, **shape["sizes"], dropout=dropout, queries=True, positions=1024)
+    net = TwoTower(shape["width"], 128, **shape["sizes"], dropout=dropout, queries=released, positions=1024)
     for layer in net.layers:
         torch.nn.init.normal_(layer.modulation.weight, std=0.02)
     return net
@@ -55,7 +55,7 @@ def step_of(net: TwoTower, loss: Callable[[], torch.Tensor], fused: bool, half: 
 def training(shape: dict, rows: int, size: int, rounds: int) -> dict[str, float]:
     """CPU seconds of a step: released, ours, ours in bfloat16."""
     batch = batch_of(shape, rows, size)
-    theirs, ours, half = net_of(shape), net_of(shape), net_of(shape)
+    theirs, ours, half = net_of(shape, released=True), net_of(shape), net_of(shape)
     steps = {
         "released": step_of(theirs, lambda: released_lcm.loss(theirs, batch), False),
         "ours": step_of(ours, lambda: ours(batch)["loss"], True),
@@ -68,13 +68,13 @@ def sampling(shape: dict, contexts: list[int], rounds: int, rows: int = 4) -> di
     """CPU seconds of `new` sentences for 4 documents that have so many before: "released 16", "ours 16", … The documents are read
     before the clock starts; so are those that the released code's contextualizer keeps."""
     net, new = net_of(shape, 0.0).eval(), shape["new"]
-    half = net_of(shape, 0.0).eval().bfloat16()
+    theirs, half = net_of(shape, 0.0, released=True).eval(), net_of(shape, 0.0).eval().bfloat16()
     steps, generator = {}, torch.Generator().manual_seed(1)
     for size in contexts:
         prompt = torch.randn(rows, size, shape["width"], generator=generator)
         noise = torch.randn(rows, new, shape["width"], generator=generator)
         if size in [context for context, _ in SAMPLING.values()]:
-            steps[f"released {size}"] = released_lcm.sampling(net, prompt, noise)
+            steps[f"released {size}"] = released_lcm.sampling(theirs, prompt, noise)
         steps[f"ours {size}"], steps[f"bf16 {size}"] = ours(net, prompt, noise), ours(half, prompt, noise)
     return {name: statistics.median(cpu for cpu, _ in taken) for name, taken in times(steps, rounds).items()}
 
