@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.net import Memory, Tower, counted, drawn, ends, wide
+from zoo.lcm.batch import counted, drawn, wide
+from zoo.lcm.memory import Memory, Outline, ends
+from zoo.lcm.net import Tower
 from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.transformer import Linear
@@ -63,26 +65,8 @@ class Base(nn.Module):
         self.loss = loss
         self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context))
         self.post = Linear(dim, vocab, True)
+        self.trunk = Outline(self.tower, self.post)
         self.sampler = Moved()
-
-    @property
-    def trunk(self) -> "Base":
-        """What optimizers and `Saved` ask for `unembedding` and `fits`."""
-        return self
-
-    @property
-    def unembedding(self) -> Tensor:
-        """The matrix (E, D) that makes vectors."""
-        return self.post.weight
-
-    @property
-    def positions(self) -> int:
-        """Sentences of the longest document."""
-        return self.tower.positions
-
-    def fits(self, length: int) -> None:
-        """Raise ValueError, in a sentence, where so many sentences are too many."""
-        self.tower.fits(length)
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.net import QUARTERS, counted, drawn, told, wide
+from zoo.lcm.batch import QUARTERS, counted, drawn, told, wide
 from zoo.nn.diffusion import Predicts, Schedule, fragility_weights
 from zoo.nn.fragility import FragilityModel
 

@@ -1,7 +1,6 @@
 """What the nets of Large Concept Models (arXiv 2412.08821) are made of: layers, the causal tower, embeddings of steps, and the
 one-tower trunk, in which vectors that are being made look at clean ones."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,9 +13,6 @@ from zoo.nn.cache import Cache
 from zoo.nn.transformer import Embedding, Linear, hidden_size, rotary, rotate
 
 Past = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # keys and values of new vectors -> all that they may look at
-QUARTERS = 4  # of the stages in which a vector is made, whose errors are told apart
-BLOCK = 16  # sentences whose random numbers come from one generator
-GIVEN, TARGET = 1, 2  # roles of sentences, as batches have them; 0 is padding
 
 
 class SwiGLU(nn.Module):
@@ -200,13 +196,16 @@ class Trunk(nn.Module):
         past(*self.layers[-1].keys(h))
         return left
 
-    def made(self, x: Tensor, stage: Tensor, left: Sequence[Clean], dropped: Tensor | None = None, alone: int = 0) -> Tensor:
+    def made(
+        self, x: Tensor, stage: Tensor, left: Sequence[Clean], dropped: Tensor | None = None, guided: bool = False
+    ) -> Tensor:
         """What is said (B, S, D) of vectors x (B, S, E) in the making, the one at n given the clean ones before n.
 
         stage: (B, S), (S,) or one for all. left: of the clean vectors 0 to S - 1, for each layer. dropped (B, S): who looks at no
-        clean vector. alone: the last so many rows look at none either; `left` does not have them.
+        clean vector. guided: twice as many rows are given back, the second half as if none looked at any.
         """
-        size = x.shape[1]
+        size, alone = x.shape[1], len(x) if guided else 0
+        x = torch.cat((x, x)) if guided else x
         h = self._entered(x, stage, torch.arange(size, device=x.device))
         before = torch.ones(size, size, dtype=torch.bool, device=x.device).tril(-1)
         own = torch.eye(size, dtype=torch.bool, device=x.device)
@@ -268,89 +267,3 @@ def fits(length: int, positions: int) -> None:
             f"{length} sentences were asked of a net that has {positions} positions: shorten the document, or train with "
             f"positions={length}."
         )
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least float32: losses and what samplers add up are no matter of bfloat16."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def counted(batch: dict[str, Tensor]) -> Tensor:
-    """Which sentences of a batch are learnt or scored, (B, S) bool."""
-    return (batch["role"] == TARGET) & batch["mask"][:, None]
-
-
-def told(name: str, error: Tensor, learnt: Tensor, stage: Tensor, stages: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """The parts of a loss: sums of `error` (R, S) over the sentences that are `learnt` and their counts, of all and of each
-    quarter of the stages."""
-    error = error * learnt
-    parts = {name: (error.sum(), learnt.sum().float())}
-    for number in range(QUARTERS):
-        mine = (stage * QUARTERS // stages == number) & learnt
-        count = mine.sum().float().clamp(min=1e-12)  # of a quarter without a sentence the mean is 0, and no NaN
-        parts[f"{name}_quarter{number + 1}"] = ((error * mine).sum(), count)
-    return parts
-
-
-def drawn(batch: dict[str, Tensor], shape: tuple[int, ...], seed: int, uniform: bool = False) -> Tensor:
-    """Random numbers (B, S, *shape) for the sentences of a batch that depend on nothing but the seed, the number of each chunk
-    and the place in it: what a net is scored with. Standard normal ones, or `uniform` in [0, 1)."""
-    size, draw, rows = batch["role"].shape[1], torch.rand if uniform else torch.randn, []
-    for window in batch["window"].tolist():
-        blocks = []
-        for block in range(-(-size // BLOCK)):  # of one length, whatever the batch
-            generator = torch.Generator().manual_seed(hash((seed, window, block)) & 0x7FFFFFFFFFFFFFFF)
-            blocks.append(draw(BLOCK, *shape, generator=generator))
-        rows.append(torch.cat(blocks)[:size])
-    return torch.stack(rows).to(batch["role"].device)
-
-
-def fresh(batch: dict[str, Tensor], shape: tuple[int, ...], seed: int) -> Callable[[], Tensor]:
-    """More and more noise for the sentences of a batch, as `drawn` has it."""
-    calls = itertools.count(1)
-    return lambda: drawn(batch, shape, hash((seed, next(calls))))
-
-
-class Memory:
-    """What a net has read of B documents, and what it holds of it: caches of equal lengths.
-
-    last: (B, D) of the sentence that was read last, where a net needs it. kept: what a net has worked out for its sampler.
-    """
-
-    def __init__(self, *caches: Cache):
-        self.caches = caches
-        self.last: Tensor | None = None
-        self.kept: dict = {}
-
-    @property
-    def held(self) -> list[int]:
-        """Sentences per row."""
-        return self.caches[0].held
-
-    def advance(self, count: int, lengths: Sequence[int] | None) -> None:
-        """`count` sentences per row were put into all caches; of a row that had fewer, so many `lengths` count."""
-        for cache in self.caches:
-            before = cache.held
-            cache.advance(count)
-            if lengths is not None:
-                cache.truncate([held + length for held, length in zip(before, lengths)])
-
-    def select(self, rows: list[int]) -> None:
-        """Keep only these rows, given in rising order."""
-        for cache in self.caches:
-            cache.select(rows)
-        if self.last is not None:
-            self.last = self.last[rows]
-
-    def forget(self, count: int) -> None:
-        """Forget the last `count` sentences of every row; what is read next goes behind those before."""
-        for cache in self.caches:
-            cache.truncate([held - count for held in cache.held])
-        self.last = None
-
-
-def ends(h: Tensor, lengths: Sequence[int] | None) -> Tensor:
-    """The last of each row's vectors h (B, S, D), of which so many count: (B, D)."""
-    if lengths is None:
-        return h[:, -1]
-    return h[torch.arange(len(h), device=h.device), torch.tensor([length - 1 for length in lengths], device=h.device)]

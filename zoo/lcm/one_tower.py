@@ -1,14 +1,17 @@
 """One-Tower LCM: one transformer reads the sentences so far and makes the next one's vector (LCM paper, sec. 2.3.3)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.lcm.base import read_fragility, read_normalizer
+from zoo.lcm.batch import drawn, fresh, wide
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, Trunk, drawn, fresh, wide
+from zoo.lcm.memory import Memory, Outline
+from zoo.lcm.net import Steps, Trunk
 from zoo.nn.diffusion import Predicts, Sampler
 from zoo.nn.transformer import Linear
 
@@ -64,26 +67,8 @@ class OneTower(nn.Module):
         places = positions or max(128, context)
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim)
         self.post = Linear(dim, vocab, True)
+        self.trunk = Outline(self.tower, self.post)
         self.sampler = Sampler(predicts=predicts)
-
-    @property
-    def trunk(self) -> "OneTower":
-        """What optimizers and `Saved` ask for `unembedding` and `fits`."""
-        return self
-
-    @property
-    def unembedding(self) -> Tensor:
-        """The matrix (E, D) that makes vectors."""
-        return self.post.weight
-
-    @property
-    def positions(self) -> int:
-        """Sentences of the longest document."""
-        return self.tower.positions
-
-    def fits(self, length: int) -> None:
-        """Raise ValueError, in a sentence, where so many sentences are too many."""
-        self.tower.fits(length)
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the
@@ -99,12 +84,8 @@ class OneTower(nn.Module):
         seed: of the noise, which depends on each chunk's `window` alone."""
         x0 = self.normalizer.normalize(batch["vec"])
         left, noise = self.tower.clean(x0), drawn(batch, (self.vocab,), seed).to(x0)
-        rows, more = len(x0), fresh(batch, (self.vocab,), seed)
-
-        def made(x: Tensor, stage: Tensor) -> Tensor:
-            alone = rows if self.sampler.guided else 0
-            return self.tower.made(torch.cat((x, x)) if alone else x, stage, left, None, alone)
-
+        made = partial(self.tower.made, left=left, guided=self.sampler.guided)
+        more = fresh(batch, (self.vocab,), seed)
         return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise, more))
 
     def _sayer(self, made: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, int], tuple[Tensor, Tensor | None]]:
@@ -130,8 +111,5 @@ class OneTower(nn.Module):
     @torch.no_grad()
     def next_vector(self, memory: Memory, noise: Tensor, fresh: Callable[[], Tensor] | None = None) -> Tensor:
         """Vectors (B, E) that follow what was read, made of standard normal noise (B, E); fresh() -> more of it, for η > 0."""
-
-        def made(x: Tensor, stage: Tensor) -> Tensor:
-            return self.tower.next(x, stage, memory.caches[0], self.sampler.guided)
-
+        made = partial(self.tower.next, cache=memory.caches[0], guided=self.sampler.guided)
         return self.normalizer.denormalize(self.sampler(self.diffusion.schedule, self._sayer(made), noise, fresh))

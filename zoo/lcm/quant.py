@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.lcm.base import read_normalizer
-from zoo.lcm.net import QUARTERS, Memory, Trunk, counted, drawn, told, wide
+from zoo.lcm.batch import QUARTERS, counted, drawn, told, wide
+from zoo.lcm.memory import Memory, Outline
+from zoo.lcm.net import Trunk
 from zoo.nn.losses import linear_cross_entropy
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.nn.transformer import Embedding, Linear
@@ -99,6 +102,7 @@ class Quant(nn.Module):
         places = positions or max(128, context)
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Embedding(books + 1, book_dim), book_dim)
         self.post = Linear(dim, units if target == "discrete" else vocab, target == "continuous")
+        self.trunk = Outline(self.tower, self.post)
         self.sampler = SINGLE[target]
 
     @staticmethod
@@ -120,25 +124,6 @@ class Quant(nn.Module):
     def quantizer(self) -> ResidualQuantizer:
         """The codebooks, where the net is."""
         return self._codebooks[0].to(self.post.weight.device)
-
-    @property
-    def trunk(self) -> "Quant":
-        """What optimizers and `Saved` ask for `unembedding` and `fits`."""
-        return self
-
-    @property
-    def unembedding(self) -> Tensor:
-        """The matrix (U or E, D) that makes logits or vectors."""
-        return self.post.weight
-
-    @property
-    def positions(self) -> int:
-        """Sentences of the longest document."""
-        return self.tower.positions
-
-    def fits(self, length: int) -> None:
-        """Raise ValueError, in a sentence, where so many sentences are too many."""
-        self.tower.fits(length)
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the
@@ -207,12 +192,9 @@ class Quant(nn.Module):
     def predict(self, batch: dict[str, Tensor], seed: int = 0) -> Tensor:
         """What is said of each sentence given the true ones before it: (B, S, E) in the space. Clean vectors are read once.
         seed: of what is drawn, which depends on each chunk's `window` alone."""
-        left, rows = self.tower.clean(self.normalizer.normalize(batch["vec"])), len(batch["vec"])
-
-        def made(x: Tensor, stage: Tensor) -> Tensor:
-            alone = rows if self.sampler.guided else 0
-            return self.tower.made(torch.cat((x, x)) if alone else x, stage, left, None, alone)
-
+        made = partial(
+            self.tower.made, left=self.tower.clean(self.normalizer.normalize(batch["vec"])), guided=self.sampler.guided
+        )
         return self._summed(made, drawn(batch, (self.vocab,), seed).to(batch["vec"].device))
 
     def memory(self, batch_size: int, capacity: int) -> Memory:
@@ -228,4 +210,4 @@ class Quant(nn.Module):
     @torch.no_grad()
     def next_vector(self, memory: Memory, noise: Tensor, fresh: Callable[[], Tensor] | None = None) -> Tensor:
         """Vectors (B, E) that follow what was read; where units are drawn, they are of standard normal noise (B, E)."""
-        return self._summed(lambda x, stage: self.tower.next(x, stage, memory.caches[0], self.sampler.guided), noise)
+        return self._summed(partial(self.tower.next, cache=memory.caches[0], guided=self.sampler.guided), noise)

@@ -69,8 +69,8 @@ class SecondsPerSentence(L.Callback):
     def measured(self, net: nn.Module, width: int, context: int, device: torch.device) -> tuple[float, list[float]]:
         """Seconds to read `context` sentences of `width` numbers, and then, `repeats` times, to generate one and read it."""
         draw, dtype = torch.Generator(device).manual_seed(0), torch.get_default_dtype()  # of a net of bfloat16, that
-        if hasattr(net, "fits"):
-            net.fits(context + self.repeats + 1)
+        if hasattr(net, "trunk"):
+            net.trunk.fits(context + self.repeats + 1)
         memory = net.memory(self.rows, context + self.repeats + 1)
         vectors = torch.randn(self.rows, context, width, generator=draw, device=device, dtype=dtype)
         reading, each = timed(device, lambda: net.read(vectors, memory)), []

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
-from zoo.data.crawl import PADDING, TARGET, SentenceBatches
+from zoo.data.chunks import PADDING, TARGET, SentenceBatches
 from zoo.data.loader import Loader, spread
 from zoo.data.order import mix, permute
 from zoo.data.shards import write_json

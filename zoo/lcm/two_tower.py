@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_fragility, read_normalizer
+from zoo.lcm.batch import drawn, fresh, wide
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
-from zoo.lcm.net import Memory, Steps, SwiGLU, Tower, check, drawn, empty, entered, fresh, wide
+from zoo.lcm.memory import Memory, Outline
+from zoo.lcm.net import Steps, SwiGLU, Tower, check, empty, entered
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -126,26 +128,8 @@ class TwoTower(nn.Module):
             DenoiserLayer(dim, heads, hidden, dropout, denoiser_layers, queries) for _ in range(denoiser_layers)
         )
         self.norm, self.post = nn.RMSNorm(dim, eps=1e-5), Linear(dim, vocab, True)
+        self.trunk = Outline(self.tower, self.post)
         self.sampler = Sampler(predicts=predicts)
-
-    @property
-    def trunk(self) -> "TwoTower":
-        """What optimizers and `Saved` ask for `unembedding` and `fits`."""
-        return self
-
-    @property
-    def unembedding(self) -> Tensor:
-        """The matrix (E, D) that makes vectors."""
-        return self.post.weight
-
-    @property
-    def positions(self) -> int:
-        """Sentences of the longest document."""
-        return self.tower.positions
-
-    def fits(self, length: int) -> None:
-        """Raise ValueError, in a sentence, where so many sentences are too many."""
-        self.tower.fits(length)
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the

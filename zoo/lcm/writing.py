@@ -50,9 +50,9 @@ def continued(
     """
     if not prompts:
         return
-    lengths, device = [len(prompt) for prompt in prompts], net.unembedding.device
-    net.eval().fits(max(lengths) + 1)
-    limit = min(stop.limit, net.positions - max(lengths))
+    lengths, device = [len(prompt) for prompt in prompts], net.trunk.unembedding.device
+    net.eval().trunk.fits(max(lengths) + 1)
+    limit = min(stop.limit, net.trunk.positions - max(lengths))
     memory = net.memory(len(prompts), max(lengths) + limit)
     if max(lengths):
         padded = nn.utils.rnn.pad_sequence([prompt.float() for prompt in prompts], batch_first=True).to(device)
@@ -116,8 +116,8 @@ class Draft:
         self.net, self.space, self.lang, self.into, self.beam = net.eval(), space, lang, into or lang, beam
         stop = stop or Stop()
         self.stop = Stop(space.encode([END], lang)[0], stop.similar, stop.repeated, stop.limit) if stop.end is None else stop
-        capacity = min(512, net.positions) if capacity is None else capacity
-        net.fits(capacity)
+        capacity = min(512, net.trunk.positions) if capacity is None else capacity
+        net.trunk.fits(capacity)
         self.capacity, self.memory = capacity, net.memory(1, capacity)
         self.random = torch.Generator().manual_seed(seed)
         self.texts: list[str] = []
@@ -130,7 +130,7 @@ class Draft:
             raise ValueError(f"The draft has room for {self.capacity} sentences: give it a larger capacity.")
         self.texts, self.vectors = [*self.texts, *texts], torch.cat((self.vectors, vectors.cpu()))
         if texts:
-            self.net.read(vectors[None].to(self.net.unembedding.device), self.memory)
+            self.net.read(vectors[None].to(self.net.trunk.unembedding.device), self.memory)
             self.read += len(texts)
 
     def _cut(self, index: int) -> None:
@@ -165,7 +165,7 @@ class Draft:
         """New sentences, one by one, until the document is over, has `limit` more (default: the stop's) or is full."""
         with packed(self.net):
             for _ in range(min(self.stop.limit if limit is None else limit, self.capacity - len(self.texts))):
-                noise = partial(_noise, self.net.vocab, [self.random], self.net.unembedding.device)
+                noise = partial(_noise, self.net.vocab, [self.random], self.net.trunk.unembedding.device)
                 new = self.net.next_vector(self.memory, noise(), noise).float()
                 before = self.vectors[-1:].to(new) if len(self.vectors) else None
                 if bool(self.stop.over(new, before)):

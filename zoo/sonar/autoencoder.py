@@ -1,5 +1,7 @@
 """A sentence through one vector and back: what SONAR's text encoder and decoder are trained by (LCM paper, sec. 2.1 and 5.1)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -91,21 +93,18 @@ class AutoEncoder(nn.Module):
 class OnFrozen(nn.Module):
     """A decoder to be trained on the vectors of an encoder that never changes.
 
-    Subclasses set encoder, decoder, vocab, context and config, and say what training does to the vectors.
+    Subclasses set encoder, decoder, vocab, context and config; their `moved` says what training does to vectors (B, E).
     """
 
     ahead = 1
     encoder: TextEncoder
     decoder: TextDecoder
+    moved: Callable[[Tensor], Tensor]
 
     @property
     def trunk(self) -> TextDecoder:
         """Where the table of the logits is."""
         return self.decoder
-
-    def moved(self, vectors: Tensor) -> Tensor:
-        """Vectors (B, E) as training takes them."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "OnFrozen":
         """The encoder stays in evaluation mode."""

@@ -164,7 +164,8 @@ def test_no_charset_is_fatal(charset):
             Page("", False, charset, None, content),
             Page("", True, None, None, b"<meta charset=%a>" % charset + content),
         ):
-            (decoded(page) or "").encode()
+            kept = decoded(page) or ""
+            assert kept.encode().decode() == kept and not set(kept) & {"\0", "\ufffd"}
 
 
 def test_what_a_page_says_of_itself(tmp_path):

@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from sentence_vectors import Hashed, Stops, vector
 from web_archives import by_record, conversion, paragraph
 
-from zoo.data import crawl
-from zoo.data.crawl import PADDING, TARGET, ByLength, CommonCrawlSentences, Filled
+from zoo.data import chunks
+from zoo.data.chunks import PADDING, TARGET, ByLength, Filled
+from zoo.data.crawl import CommonCrawlSentences
 from zoo.data.modules import OpenWebText
 from zoo.data.order import permute
 from zoo.data.sentences import END
@@ -49,8 +50,8 @@ def data(files, tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_pools(monkeypatch):
-    monkeypatch.setattr(crawl, "POOL", 40)
-    monkeypatch.setattr(crawl, "RUN", 8)
+    monkeypatch.setattr(chunks, "POOL", 40)
+    monkeypatch.setattr(chunks, "RUN", 8)
 
 
 def test_a_batch_is_chunks_of_the_store(data, files, attach):

@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks import released_lcm
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, batch, fixed, parts
 from zoo.lcm import Base, OneTower, TwoTower
-from zoo.lcm.net import drawn
+from zoo.lcm.batch import drawn
 from zoo.nn.diffusion import Sampler
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.pretrained import Saved, from_pretrained, save_pretrained
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     return parts(tmp_path_factory.mktemp("space"))
 
 
-def close(a, b, tolerance=1e-5):
+def assert_near(a, b, tolerance=1e-5):
     torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
@@ -58,7 +58,7 @@ class TestEveryNet:
         said, noise, memory = net.predict(given, seed=7), drawn(given, (WIDTH,), 7), net.memory(3, 5)
         for n in range(5):
             if n or name != "base":
-                close(net.next_vector(memory, noise[:, n]), said[:, n])
+                assert_near(net.next_vector(memory, noise[:, n]), said[:, n])
             net.read(given["vec"][:, n : n + 1], memory)
         assert memory.held == [5, 5, 5]
 
@@ -73,20 +73,20 @@ class TestEveryNet:
         for row, place in ((0, 0), (2, 1)):
             alone = net.memory(1, 6)
             net.read(given["vec"][row : row + 1, : lengths[row]], alone)
-            close(net.next_vector(alone, noise[row : row + 1])[0], first[row])
+            assert_near(net.next_vector(alone, noise[row : row + 1])[0], first[row])
             net.read(first[row : row + 1, None], alone)
-            close(net.next_vector(alone, noise[row : row + 1])[0], second[place])
+            assert_near(net.next_vector(alone, noise[row : row + 1])[0], second[place])
 
     def test_what_a_chunk_is_scored_with_does_not_depend_on_its_company(self, name, folder):
         net, given = arm(name, folder), batch()
         padded = {key: F.pad(value, (0, 0, 0, 20) if key == "vec" else (0, 20)) for key, value in given.items() if value.ndim > 1}
         whole = {**given, **padded}
         alone = {key: value[1:2] for key, value in given.items()}
-        close(net.predict(whole)[1:2, :5], net.predict(alone))
+        assert_near(net.predict(whole)[1:2, :5], net.predict(alone))
         counts = net(whole)["parts"], [net({k: v[i : i + 1] for k, v in given.items()})["parts"] for i in range(3)]
         for part, (total, count) in counts[0].items():
-            close(total, sum(each[part][0] for each in counts[1]))
-            close(count, sum(each[part][1] for each in counts[1]))
+            assert_near(total, sum(each[part][0] for each in counts[1]))
+            assert_near(count, sum(each[part][1] for each in counts[1]))
 
     def test_padding_prompts_and_filling_rows_are_not_learnt(self, name, folder):
         net, given = arm(name, folder), fixed(batch(), stages=STAGES.get(name, 100))
@@ -97,7 +97,7 @@ class TestEveryNet:
         assert next(iter(out["parts"].values()))[1] == 3 + 3 + first
         other = given | {"vec": given["vec"].clone()}
         other["vec"][2], other["vec"][1, 3:] = 5.0, -5.0
-        close(net(other)["loss"], out["loss"])
+        assert_near(net(other)["loss"], out["loss"])
 
     def test_every_weight_learns(self, name, folder):
         net = arm(name, folder).train()
@@ -110,9 +110,9 @@ class TestEveryNet:
         net = arm(name, folder, **({"loss": "normalized"} if name == "base" else {}))
         out = net(fixed(batch(rows=8), stages=STAGES.get(name, 100)))
         whole, *quarters = out["parts"].values()
-        close(out["loss"], whole[0] / whole[1])
+        assert_near(out["loss"], whole[0] / whole[1])
         if quarters:
-            close(sum(total for total, _ in quarters), whole[0])
+            assert_near(sum(total for total, _ in quarters), whole[0])
             assert sum(count for _, count in quarters) == whole[1]
             assert set(net.part_weights) == set(list(out["parts"])[1:]) and not any(net.part_weights.values())
 
@@ -122,7 +122,7 @@ class TestEveryNet:
         assert torch.equal(from_pretrained(tmp_path).normalizer.scale, net.normalizer.scale)
         again = Saved(WIDTH, CONTEXT, str(tmp_path)).eval()
         again.sampler = net.sampler
-        close(again.predict(given), net.predict(given), 1e-6)
+        assert_near(again.predict(given), net.predict(given), 1e-6)
 
     def test_a_chunk_of_one_sentence(self, name, folder):
         net, given = arm(name, folder).train(), batch(size=1)
@@ -185,8 +185,8 @@ def test_loss_in_the_space_weighs_dimensions_by_their_scale(folder):
     scale = space.normalizer.scale
     x = space.normalizer.normalize(given["vec"])
     error = space.normalizer.denormalize(space._said(x[:, :-1])) - given["vec"][:, 1:]
-    close(space(given)["loss"], error.square().sum(-1).mean() / scale.square().mean())
-    close(normalized(given)["loss"], (error / scale).square().sum(-1).mean())
+    assert_near(space(given)["loss"], error.square().sum(-1).mean() / scale.square().mean())
+    assert_near(normalized(given)["loss"], (error / scale).square().sum(-1).mean())
     parts = space(given)["parts"]
     assert (
         parts["mse"] == normalized(given)["parts"]["mse"]
@@ -200,7 +200,7 @@ def test_base_moves_what_it_says_only_if_told_to(folder):
     still = net.predict(given)
     net.sampler = type(net.sampler)(1.0)
     difference = (net.predict(given) - still) / net.normalizer.scale
-    close(difference, drawn(given, (WIDTH,), 0))
+    assert_near(difference, drawn(given, (WIDTH,), 0))
     with pytest.raises(ValueError, match="begins no document"):
         net.next_vector(net.memory(1, 3), torch.zeros(1, WIDTH))
 
@@ -219,9 +219,9 @@ def test_two_tower_is_the_released_net_without_its_waste(folder, steps):
         loss.backward()
         losses.append(loss.detach())
         gradients.append({key: p.grad.clone() for key, p in net.named_parameters()})
-    close(*losses)
+    assert_near(*losses)
     for key in gradients[0]:
-        close(gradients[0][key], gradients[1][key], 1e-4)
+        assert_near(gradients[0][key], gradients[1][key], 1e-4)
     net.sampler = Sampler(taken=10, guidance=1.5)
     noise = torch.randn(4, 3, WIDTH)
     theirs = released_lcm.sampling(net, given["vec"], noise)()
@@ -229,7 +229,7 @@ def test_two_tower_is_the_released_net_without_its_waste(folder, steps):
     net.read(given["vec"], memory)
     for n in range(3):
         new = net.next_vector(memory, noise[:, n])
-        close(new, theirs[:, n], 1e-3)
+        assert_near(new, theirs[:, n], 1e-3)
         net.read(theirs[:, n : n + 1], memory)
 
 
@@ -239,7 +239,7 @@ def test_a_dropped_context_is_that_of_a_first_sentence(folder):
     x, t = x0[:, :1], given["step"][:, :1]
     dropped = net._said(x.expand(-1, 5, -1), t.expand(-1, 5), net._before(x0), torch.ones(3, 5, dtype=torch.bool))
     first = net._said(x, t, net._before(x0[:, :1]), torch.zeros(3, 1, dtype=torch.bool))
-    close(dropped, first.expand(-1, 5, -1))
+    assert_near(dropped, first.expand(-1, 5, -1))
 
 
 def test_layers_begin_as_identities(folder):
@@ -266,14 +266,14 @@ class TestDiffusion:
         both = fixed(given, samples=2)
         halves = [given | {key: both[key][3 * k : 3 * k + 3] for key in ("step", "noise", "dropped")} for k in range(2)]
         once = arm(name, folder)
-        close(net(both)["loss"], sum(once(half)["loss"] for half in halves) / 2)
+        assert_near(net(both)["loss"], sum(once(half)["loss"] for half in halves) / 2)
 
     def test_guidance_of_one_is_none(self, name, folder):
         net, given, calls = arm(name, folder), batch(), []
         net.sampler = Sampler(taken=5, guidance=1.0)
         plain = net.predict(given)
         net.sampler = Sampler(taken=5, guidance=1.0 + 1e-6, rescale=0.0)
-        close(net.predict(given), plain, 1e-3)
+        assert_near(net.predict(given), plain, 1e-3)
         say = net._sayer
 
         def counting(*arguments):
@@ -291,8 +291,8 @@ class TestDiffusion:
         for g in (1.0, 2.0, 4.0):
             net.sampler = Sampler(taken=8, guidance=g)
             said.append(net.predict(given))
-        close(said[1][:, 0], said[0][:, 0], 1e-3)
-        close(said[2][:, 0], said[0][:, 0], 1e-3)
+        assert_near(said[1][:, 0], said[0][:, 0], 1e-3)
+        assert_near(said[2][:, 0], said[0][:, 0], 1e-3)
         assert (said[2][:, 1:] - said[0][:, 1:]).abs().max() > 1e-2
 
     def test_clamped_snr_weighs_steps(self, name, folder):
@@ -302,7 +302,7 @@ class TestDiffusion:
         draw = net.diffusion.draw(given)
         said = x0 + 1.0  # off by as much everywhere
         weights = net.diffusion.schedule.clamped_snr(draw.t, 0.001, 5.0)
-        close(net.diffusion.scored(said, x0, draw, given)["loss"], (weights * WIDTH).mean())
+        assert_near(net.diffusion.scored(said, x0, draw, given)["loss"], (weights * WIDTH).mean())
         assert weights.max() / weights.min() > 10
         given["weight"] = torch.zeros(3, 5)
         assert net.diffusion.scored(said, x0, draw, given)["loss"] == 0
@@ -325,7 +325,7 @@ class TestDiffusion:
         more = [drawn(given, (WIDTH,), hash((1, call))) for call in range(1, 5)]
         for n in range(5):
             steps = iter(more)
-            close(net.next_vector(memory, noise[:, n], lambda steps=steps, n=n: next(steps)[:, n]), said[:, n])
+            assert_near(net.next_vector(memory, noise[:, n], lambda steps=steps, n=n: next(steps)[:, n]), said[:, n])
             net.read(given["vec"][:, n : n + 1], memory)
         with pytest.raises(ValueError, match="eta above 0 puts fresh noise"):
             net.next_vector(memory, noise[:, 0])
@@ -353,13 +353,13 @@ def test_one_tower_is_the_interleaved_sequence(folder):
     sees = torch.where(rows[..., None], torch.eye(2 * size, dtype=torch.bool), sees)[:, None]
     for layer in tower.layers:
         h = layer(h, None, sees)
-    close(tower.made(x, t, tower.clean(x0), given["dropped"]), tower.norm(h)[:, ::2])
+    assert_near(tower.made(x, t, tower.clean(x0), given["dropped"]), tower.norm(h)[:, ::2])
 
 
 def test_positions_run_out_with_a_sentence(folder):
     for name in ARMS:
         net = arm(name, folder, positions=9)
-        net.trunk.fits(net.positions)
+        net.trunk.fits(net.trunk.positions)
         with pytest.raises(ValueError, match="10 sentences were asked of a net that has 9 positions"):
             net.trunk.fits(10)
         memory = net.memory(1, 10)
@@ -384,7 +384,7 @@ class TestQuant:
                 book = int(given["step"][row, n])
                 whole = sum(quantizer.centroids[k][codes[row, n, k]] for k in range(book)) if book else None
                 expected = net.normalizer.normalize(whole) if book else torch.zeros(WIDTH)
-                close(sums[row, n], expected)
+                assert_near(sums[row, n], expected)
                 assert stage[row, n] == book + 1
 
     def test_what_comes_out_is_a_sum_of_centroids(self, name, folder):
@@ -415,10 +415,10 @@ def test_continuous_takes_the_centroid_nearest_to_what_is_lacking(folder, monkey
     net = arm("continuous", folder)
     net.sampler = type(net.sampler)(1.0)
     given = batch()
-    monkeypatch.setattr(net.tower, "made", lambda x, *rest: torch.zeros(*x.shape[:2], 16))
+    monkeypatch.setattr(net.tower, "made", lambda x, *rest, **more: torch.zeros(*x.shape[:2], 16))
     target = net.normalizer.denormalize(net.post.bias)  # what it says of every sentence
     expected = net.quantizer.decode(net.quantizer.encode(target[None].detach()))[0]
-    close(net.predict(given), expected.expand(3, 5, -1))
+    assert_near(net.predict(given), expected.expand(3, 5, -1))
 
 
 def test_codebooks_and_normalizers_of_another_space_are_refused(folder, tmp_path):

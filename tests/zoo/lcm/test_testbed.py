@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.data.crawl import PADDING, TARGET
+from zoo.data.chunks import PADDING, TARGET
 from zoo.lcm.chains import NONE, Chains
 from zoo.lcm.testbed import CodebookChains, Known, TestbedScores, contrasted, scored
 from zoo.module import LanguageModel

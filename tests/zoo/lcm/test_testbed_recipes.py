@@ -66,7 +66,7 @@ def test_the_sampler_of_a_saved_net_is_set(books, tmp_path):
     callbacks = json.dumps(
         [{"class_path": "zoo.lcm.testbed.TestbedScores", "init_args": {"sampler": {"guidance": 2, "taken": 5, "sigma": 1}}}]
     )
-    more = [f"--model.init_args.net={words}", f"--trainer.callbacks={callbacks}", "--trainer.logger=false"]
+    more = [f"--model.init_args.net={words}", f"--trainer.callbacks={callbacks}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
     tested = main(["test", *files("two-tower"), *more])
     assert tested.model.net.sampler == Sampler(guidance=2, taken=5, sigma=1)
     assert "test/l2" in tested.trainer.callback_metrics
