@@ -61,12 +61,13 @@ def test_recipe_trains_and_leaves_its_net(path, books, tmp_path):
 
 
 def test_the_sampler_of_a_saved_net_is_set(books, tmp_path):
-    run = main(["fit", *files("two-tower"), f"--trainer.logger.init_args.save_dir={tmp_path}"])
+    here = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    run = main(["fit", *files("two-tower"), here])
     words = json.dumps({"class_path": "zoo.pretrained.Saved", "init_args": {"folder": f"{run.trainer.log_dir}/pretrained"}})
     callbacks = json.dumps(
         [{"class_path": "zoo.lcm.testbed.TestbedScores", "init_args": {"sampler": {"guidance": 2, "taken": 5, "sigma": 1}}}]
     )
-    more = [f"--model.init_args.net={words}", f"--trainer.callbacks={callbacks}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    more = [f"--model.init_args.net={words}", f"--trainer.callbacks={callbacks}", here]
     tested = main(["test", *files("two-tower"), *more])
     assert tested.model.net.sampler == Sampler(guidance=2, taken=5, sigma=1)
     assert "test/l2" in tested.trainer.callback_metrics
