@@ -1,9 +1,10 @@
 """FSDP2: parameters, gradients and optimizer state split over the data-parallel processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
-
-from zoo.nn.transformer import Block
 
 
 class FSDP2(ModelParallelStrategy):
@@ -34,14 +35,35 @@ StrategyRegistry.register("fsdp2", FSDP2, description="FSDP2 over all devices: -
 
 
 def shard(net: nn.Module, mesh) -> None:
-    """Apply FSDP2 to every transformer block of the net and to the net itself, over the mesh's data-parallel axis.
+    """Apply FSDP2 to every unit of the net and to the net itself, over the mesh's data-parallel axis.
 
-    Nothing happens without a mesh (one process, or DDP). The net must then be entered by `net(batch)` alone.
+    A unit is a module with `unit`: the names of methods by which it is entered, beside `forward`. Nothing happens without a mesh
+    (one process, or DDP). The net must then be entered by `net(batch)`, or, after a first such call, while it is `whole`.
     """
     if mesh is None:
         return
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    for block in [m for m in net.modules() if isinstance(m, Block)]:
-        fully_shard(block, mesh=mesh["data_parallel"])
+    for unit in [module for module in net.modules() if hasattr(module, "unit")]:
+        fully_shard(unit, mesh=mesh["data_parallel"])
+        for name in unit.unit:
+            register_fsdp_forward_method(unit, name)
     fully_shard(net, mesh=mesh["data_parallel"])
+
+
+@contextmanager
+def whole(net: nn.Module) -> Iterator[None]:
+    """Within this context all parameters of a sharded net are whole on every process, so that any of its methods works, for as much
+    memory. All processes enter it together; nothing is trained inside. A net that is not sharded is left as it is."""
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in net.modules() if isinstance(module, FSDPModule)]
+    try:
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(part is not net, recurse=False)
+            part.reshard()

@@ -71,6 +71,11 @@ class Distinct(Source):
         """Reason → documents left out."""
         return Counter(getattr(self.source, "dropped", {})) + self._plan[1]
 
+    @property
+    def lost(self) -> Counter:
+        """What the source could not read so far."""
+        return self.source.lost
+
     def parts(self) -> list[tuple[int, Any]]:
         return self._plan[0]
 

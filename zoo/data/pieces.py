@@ -6,11 +6,13 @@ import json
 import math
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import IO, NamedTuple
 
 PART = 16_000_000  # bytes that one worker takes at a time
+DAMAGED, NO_TEXT = "files damaged, whose rest is missing", "rows without a text"  # reasons for which something is left out
 
 
 class Piece(NamedTuple):
@@ -21,11 +23,18 @@ class Piece(NamedTuple):
     stop: int | None
 
 
-def cut(path: str, longest: int) -> Iterator[tuple[Piece, int]]:
-    """(piece, about how many bytes of text) of a file. Compressed files are one piece: they can only be read from the start."""
+def cut(path: str, longest: int, forgiving: bool = False) -> Iterator[tuple[Piece, int]]:
+    """(piece, about how many bytes of text) of a file. Compressed files are one piece: they can only be read from the start.
+    forgiving: a parquet file that is none is a piece too, for its reader to leave out."""
     size = os.path.getsize(path)
     if _form(path) == "parquet":
-        groups = _parquet(path).metadata
+        try:
+            groups = _parquet(path).metadata
+        except ValueError:
+            if not forgiving:
+                raise
+            yield Piece(path, 0, 0), size
+            return
         yield from ((Piece(path, i, i + 1), groups.row_group(i).total_byte_size) for i in range(groups.num_row_groups))
     elif path.endswith(".gz") or size <= PART:
         yield Piece(path, 0, None), size * 3 if path.endswith(".gz") else size
@@ -34,25 +43,34 @@ def cut(path: str, longest: int) -> Iterator[tuple[Piece, int]]:
         yield from ((Piece(path, start, min(start + step, size)), step) for start in range(0, size, step))
 
 
-def texts(piece: Piece, column: str | None, longest: int) -> Iterator[str]:
-    """The texts of a piece that are not blank, read as a stream. Arguments as in `Files`."""
+def texts(piece: Piece, column: str | None, longest: int, lost: Counter | None = None) -> Iterator[str]:
+    """The texts of a piece that are not blank, read as a stream. Arguments as in `Files`.
+
+    lost: hears of what cannot be read, reason -> count, and it is left out; None: that is a ValueError.
+    """
     form = _form(piece.path)
-    found = _rows(piece, column) if form == "parquet" else _lines(piece, column) if form == "lines" else _plain(piece, longest)
+    if form == "parquet":
+        found = _rows(piece, column, lost)
+    else:
+        found = _lines(piece, column, lost) if form == "lines" else _plain(piece, longest, lost)
     return (text for text in found if text and not text.isspace())
 
 
-def json_lines(piece: Piece) -> Iterator[tuple[dict, int]]:
-    """(object, position of its line) of JSON lines; empty lines are skipped."""
-    for data, at in _blocks(piece, 1):
+def json_lines(piece: Piece, lost: Counter | None = None) -> Iterator[tuple[dict, int]]:
+    """(object, position of its line) of JSON lines; empty lines are skipped. lost: as in `texts`."""
+    for data, at in _blocks(piece, 1, lost):
         if not data.isspace():
             try:
                 row = json.loads(data)
                 problem = None if isinstance(row, dict) else f"JSON of type {type(row).__name__}"
             except ValueError as error:
                 problem = f"no JSON ({error})"
-            if problem:
+            if problem is None:
+                yield row, at
+            elif lost is None:  # the place is looked up here alone, as that takes long
                 raise ValueError(f"{_place(piece.path, at)} is {problem}: the file needs one JSON object per line")
-            yield row, at
+            else:
+                lost["lines that are no JSON object"] += 1
 
 
 def no_text(place: str, column: str | None, fields: Iterable[tuple[str, str]]) -> ValueError:
@@ -77,39 +95,56 @@ def _form(path: str) -> str:
     return "parquet" if path.endswith(".parquet") else "lines" if suffix in (".jsonl", ".json") else "text"
 
 
-def _plain(piece: Piece, longest: int) -> Iterator[str]:
-    for data, at in _blocks(piece, longest):
+def _leave_out(reason: str, error: ValueError, lost: Counter | None) -> None:
+    if lost is None:
+        raise error
+    lost[reason] += 1
+
+
+def _plain(piece: Piece, longest: int, lost: Counter | None) -> Iterator[str]:
+    for data, at in _blocks(piece, longest, lost):
         try:
             yield data.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{_place(piece.path, at + error.start)} is not UTF-8: convert the file or leave it out") from None
+            if lost is None:
+                place = _place(piece.path, at + error.start)
+                raise ValueError(f"{place} is not UTF-8: convert the file or leave it out") from None
+            lost["texts that are not UTF-8"] += 1
 
 
-def _lines(piece: Piece, column: str | None) -> Iterator[str]:
-    for row, at in json_lines(piece):
+def _lines(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str]:
+    for row, at in json_lines(piece, lost):
         name = _pick(row, column)
         text = row[name] if name else 0
         if isinstance(text, str):
             yield text.encode("utf-8", "replace").decode()  # half a surrogate pair in an escape becomes "?"
-        elif text is not None:
+        elif text is not None and lost is None:
             raise no_text(_place(piece.path, at), column, ((key, type(value).__name__) for key, value in row.items()))
+        elif text is not None:
+            lost[NO_TEXT] += 1
 
 
-def _rows(piece: Piece, column: str | None) -> Iterator[str]:
-    file = _parquet(piece.path)
+def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str]:
+    try:
+        file = _parquet(piece.path)
+    except ValueError as error:
+        return _leave_out(DAMAGED, error, lost)
     schema = file.schema_arrow
     name = _pick(schema.names, column)
     if name is None or "string" not in str(schema.field(name).type):
         raise no_text(piece.path, column, ((field.name, str(field.type)) for field in schema))
-    for batch in file.iter_batches(1024, row_groups=list(range(piece.start, piece.stop)), columns=[name]):
-        yield from batch.column(0).to_pylist()
+    try:
+        for batch in file.iter_batches(1024, row_groups=list(range(piece.start, piece.stop)), columns=[name]):
+            yield from batch.column(0).to_pylist()
+    except (OSError, UnicodeDecodeError) as error:  # what pyarrow raises of damaged pages and of strings that are none
+        _leave_out(DAMAGED, ValueError(f"{piece.path} is damaged ({error}): fetch it again or leave it out"), lost)
 
 
 def _pick(names: Iterable[str], column: str | None) -> str | None:
     return next((name for name in ([column] if column else ["text", "content"]) if name in names), None)
 
 
-def _blocks(piece: Piece, size: int) -> Iterator[tuple[bytes, int]]:
+def _blocks(piece: Piece, size: int, lost: Counter | None = None) -> Iterator[tuple[bytes, int]]:
     """(block, its position) of a piece, cut at the first line end after each multiple of `size` bytes; size 1 gives lines."""
     try:
         with _open(piece.path) as file:
@@ -124,7 +159,8 @@ def _blocks(piece: Piece, size: int) -> Iterator[tuple[bytes, int]]:
                 yield data, at
                 at += len(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{piece.path} is truncated or damaged ({error}): fetch it again or leave it out") from None
+        said = f"{piece.path} is truncated or damaged ({error}): fetch it again or leave it out"
+        _leave_out(DAMAGED, ValueError(said), lost)
 
 
 def _open(path: str) -> IO[bytes]:

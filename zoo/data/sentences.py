@@ -162,15 +162,22 @@ class SentenceShards:
             for leftover in self.folder.glob("*.tmp"):
                 if f"{index:05d}" in leftover.name.split(".")[0].split("-"):  # its writer is gone: the lock says so
                     leftover.unlink(missing_ok=True)
-            number = -1
+            number, before = -1, self._lost()
             documents = (document for part in self.groups[index] for document in self.source.read(part))
             for number, block in enumerate(blocks(documents, self.characters)):
                 if self._block(index, number) is None:
-                    self._write(index, number, block)
+                    self._write(index, number, block, self._lost() - before)
+                before = self._lost()
                 yield sum(len(document.text) for document in block)
-            write_json(sidecar_path(self.folder, index), {"key": self._key(index), "blocks": number + 1})
+            write_json(
+                sidecar_path(self.folder, index), {"key": self._key(index), "blocks": number + 1, "lost": self._lost() - before}
+            )
 
-    def _write(self, index: int, number: int, block: list[Document]) -> None:
+    def _lost(self) -> Counter:
+        """What the source could not read so far, by reason; some sources do not count it so."""
+        return Counter(getattr(self.source, "lost", {}))
+
+    def _write(self, index: int, number: int, block: list[Document], lost: Counter) -> None:
         writers: dict[str, _Writer] = {}
         empty, cut = 0, getattr(self.encoder, "truncated", 0)
         try:
@@ -186,7 +193,7 @@ class SentenceShards:
             for writer in writers.values():
                 writer.discard()
         cut = getattr(self.encoder, "truncated", 0) - cut
-        about = {"key": self._key(index), "empty": empty, "truncated": cut, "files": entries}
+        about = {"key": self._key(index), "empty": empty, "truncated": cut, "files": entries, "lost": lost}
         write_json(_block_path(self.folder, index, number), about)
 
     def _block(self, index: int, number: int) -> dict | None:
@@ -203,10 +210,13 @@ class SentenceShards:
         missing = [index for index in range(self.count) if not self.done(index)]
         if missing:
             raise RuntimeError(f"{len(missing)} of {self.count} shards of {self.folder} are missing: run the same command again")
-        entries, empty, cut = [], 0, 0
+        entries, empty, cut, dropped = [], 0, 0, Counter(getattr(self.source, "dropped", {}))
         for index in range(self.count):
-            for number in range(_sidecar(sidecar_path(self.folder, index))["blocks"]):
+            shard = _sidecar(sidecar_path(self.folder, index))
+            dropped.update(shard.get("lost", {}))
+            for number in range(shard["blocks"]):
                 about = self._block(index, number)
+                dropped.update(about.get("lost", {}))
                 entries += about["files"]
                 empty, cut = empty + about["empty"], cut + about.get("truncated", 0)  # older blocks do not say
         totals = {split: Counter(sentences=0, documents=0, bytes=0) for split in SPLITS}
@@ -215,7 +225,7 @@ class SentenceShards:
         manifest = {
             "description": self.source.description, "source": self.source.fingerprint, "segmenter": self.segmenter.fingerprint,
             "encoder": self.encoder.fingerprint, "fingerprint": self.fingerprint, "lang": self.lang, "end": self.end,
-            "width": self.encoder.width, "dtype": "<f2", "dropped": getattr(self.source, "dropped", {}),
+            "width": self.encoder.width, "dtype": "<f2", "dropped": dropped,
             "without_sentences": empty, "truncated": cut, "splits": totals, "shards": entries,
         }  # fmt: skip
         with locked(self.folder / ".manifest.lock"):

@@ -9,12 +9,13 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from zoo.data.pieces import PART, Piece, cut, no_text, sample_hash, texts
+from zoo.data.pieces import NO_TEXT, PART, Piece, cut, no_text, sample_hash, texts
 
 
 class Document(NamedTuple):
@@ -41,7 +42,14 @@ def split_of(id: str, validation: float, test: float) -> str:
 
 class Source:
     """What sources share. A child gives `description` (for pages), `fingerprint` (hexadecimal, a pure function of content and
-    options), `parts()` (small units of work that pickle, in a stable order) and `read(part)`."""
+    options), `parts()` (small units of work that pickle, in a stable order) and `read(part)`.
+
+    forgiving: what cannot be read is left out, and `lost` hears of it while a part is read (reason -> count); otherwise it is a
+    ValueError. What is read of text without a fault is the same.
+    """
+
+    forgiving = False
+    lost: Counter
 
     def documents(self, split: str | None = None) -> Iterator[Document]:
         """All documents, or those of one split, in the order of the parts."""
@@ -75,6 +83,7 @@ class Files(Source):
     ):
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         self.column, self.validation, self.test, self.longest = column, validation, test, longest
+        self.lost = Counter()
 
     @property
     def description(self) -> str:
@@ -101,7 +110,7 @@ class Files(Source):
         _ = self._rescued  # found here once and carried to the workers
         parts, current, total = [], [], 0
         for path in self.paths:
-            for piece, size in cut(path, self.longest):
+            for piece, size in cut(path, self.longest, self.forgiving):
                 if current and total + size > PART:
                     parts.append(tuple(current))
                     current, total = [], 0
@@ -111,7 +120,7 @@ class Files(Source):
 
     def read(self, part: tuple[Piece, ...]) -> Iterator[Document]:
         for piece in part:
-            for text in texts(piece, self.column, self.longest):
+            for text in texts(piece, self.column, self.longest, self.lost if self.forgiving else None):
                 id = identity(text)
                 yield Document(text, id, self._rescued.get(id) or split_of(id, self.validation, self.test))
 
@@ -121,9 +130,10 @@ class Files(Source):
         hundred documents, or a small corpus."""
         wanted = ["train", *(["validation"] if self.validation else []), *(["test"] if self.test else [])]
         ids: dict[str, set[str]] = {split: set() for split in wanted}
+        lost: Counter = Counter()
         for path in self.paths:
-            for piece, _ in cut(path, self.longest):
-                for text in texts(piece, self.column, self.longest):
+            for piece, _ in cut(path, self.longest, self.forgiving):
+                for text in texts(piece, self.column, self.longest, lost if self.forgiving else None):
                     id = identity(text)
                     ids[split_of(id, self.validation, self.test)].add(id)
                     if all(ids.values()):
@@ -133,6 +143,7 @@ class Files(Source):
             raise ValueError(
                 f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
                 "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0"
+                + (f"; left out: {dict(lost)}" if lost else "")
             )
         rescued: dict[str, str] = {}
         for split in [split for split in wanted if not ids[split]]:
@@ -171,6 +182,7 @@ class Hub(Source):
         self.validation = share if validation is None else validation
         self.test = share if test is None else test
         self._dataset = None
+        self.lost = Counter()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_dataset": None}
@@ -181,7 +193,9 @@ class Hub(Source):
 
     @property
     def fingerprint(self) -> str:
-        return digest("hub", {name: value for name, value in self.__dict__.items() if name != "_dataset"})
+        return digest(
+            "hub", {name: value for name, value in self.__dict__.items() if name not in ("_dataset", "forgiving", "lost")}
+        )
 
     def parts(self) -> list[tuple[int, int, int | None]]:
         """(shard, number of shards, most bytes to take from it)"""
@@ -195,6 +209,9 @@ class Hub(Source):
         shard, shards, room = part
         for row in self._rows(shard, shards):
             text = row.get(self.column)
+            if not isinstance(text, str) and self.forgiving and self.column in row:
+                self.lost[NO_TEXT] += 1
+                continue
             if not isinstance(text, str):
                 raise no_text(self.description, self.column, ((name, type(value).__name__) for name, value in row.items()))
             if room is not None:

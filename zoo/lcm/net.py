@@ -33,6 +33,8 @@ class Layer(nn.Module):
     depth: layers of the whole net, for the initialisation of what is added to the residual stream.
     """
 
+    unit = ("keys",)  # see zoo.shard
+
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, depth: int):
         super().__init__()
         std = 0.02 / (2 * depth) ** 0.5

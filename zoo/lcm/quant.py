@@ -177,7 +177,7 @@ class Quant(nn.Module):
                 said = without + self.sampler.guidance * (with_context - without)
             if self.target == "continuous":
                 lacking = self.normalizer.denormalize(said) - sums  # (..., E)
-                scores = lacking @ quantizer.centroids[book].t() - quantizer.halves[book]
+                scores = lacking @ quantizer.centroids[book].t().to(lacking) - quantizer.halves[book]
                 said = 2 * scores - lacking.square().sum(-1, keepdim=True)  # minus the squared distances (..., U), eq. 23
             chosen = self.sampler(said, self._chance(chances, book))
             sums = sums + quantizer.centroids[book][chosen]

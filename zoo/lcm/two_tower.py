@@ -27,6 +27,8 @@ class DenoiserLayer(nn.Module):
     has, have no part in it. `queries` keeps room for them.
     """
 
+    unit = ()  # see zoo.shard
+
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, depth: int, queries: bool):
         super().__init__()
         std = 0.02 / (3 * depth) ** 0.5
@@ -37,7 +39,27 @@ class DenoiserLayer(nn.Module):
         self.mlp = SwiGLU(dim, hidden, std)
         self.modulation = Linear(dim, 9 * dim, True, 0.0)  # zeros: at first every layer passes on what it is given
 
-    def forward(self, x: Tensor, modulation: Tensor, look: Look, free: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, embedded: Tensor, which: Tensor | None, before: Tensor, dropped: Tensor, samples: int) -> Tensor:
+        """Whole documents in training: h (R, S, D), R = `samples` · B -> (R, S, D).
+
+        embedded: SiLU of the steps' embeddings, (R, S, D), or (T, D) of which vectors take `which` (R, S). before (B, S, D): what the
+        contextualizer says before each sentence. dropped (R, S): who looks at nothing.
+        """
+        modulation = self.modulation(embedded)  # (R, S, 9 D), or (T, 9 D)
+        if which is not None:
+            modulation = F.embedding(which, modulation)
+        known = self.keys(before) if samples == 1 else (each.repeat(samples, 1, 1, 1) for each in self.keys(before))
+        keys, values = (each.transpose(1, 2) for each in known)  # (R, H, S, D/H)
+        nothing = self.nothing()
+
+        def look(q: Tensor) -> Tensor:
+            # Sentence n sees the zero vector, which is key 0, and those before n, which are keys 1 to n: as causal as can be.
+            found = F.scaled_dot_product_attention(q, keys, values, is_causal=True)
+            return torch.where(dropped[:, None, :, None], nothing, found)  # with the zero vector alone, its value is found
+
+        return self.made(h, modulation, look)
+
+    def made(self, x: Tensor, modulation: Tensor, look: Look, free: Tensor | None = None) -> Tensor:
         """x (R, S, D) and modulation (R, S, 9 D), or (9 D,) for all alike -> (R, S, D).
 
         free (D,): what cross-attention adds where there is no context; then the second half of the rows have none.
@@ -148,11 +170,11 @@ class TwoTower(nn.Module):
         h, embedded, which = entered(self.pre, x), *self._steps(t)
         samples = len(x) // len(before)
         for layer in self.layers:
-            arguments = (layer, h, embedded, which, before, dropped, samples)
+            arguments = (h, embedded, which, before, dropped, samples)
             if self.checkpoint and torch.is_grad_enabled():
-                h = recomputed(self._layer, *arguments, use_reentrant=False)
+                h = recomputed(layer, *arguments, use_reentrant=False)
             else:
-                h = self._layer(*arguments)
+                h = layer(*arguments)
         return self.post(self.norm(h))
 
     def _steps(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -161,24 +183,6 @@ class TwoTower(nn.Module):
         if t.numel() <= steps:
             return F.silu(self.steps(t + 1)), None
         return F.silu(self.steps(torch.arange(1, steps + 1, device=t.device))), t
-
-    @staticmethod
-    def _layer(
-        layer: DenoiserLayer, h: Tensor, embedded: Tensor, which: Tensor | None, before: Tensor, dropped: Tensor, samples: int
-    ) -> Tensor:
-        modulation = layer.modulation(embedded)  # (R, S, 9 D), or (T, 9 D)
-        if which is not None:
-            modulation = F.embedding(which, modulation)
-        known = layer.keys(before) if samples == 1 else (each.repeat(samples, 1, 1, 1) for each in layer.keys(before))
-        keys, values = (each.transpose(1, 2) for each in known)  # (R, H, S, D/H)
-        nothing = layer.nothing()
-
-        def look(q: Tensor) -> Tensor:
-            # Sentence n sees the zero vector, which is key 0, and those before n, which are keys 1 to n: as causal as can be.
-            found = F.scaled_dot_product_attention(q, keys, values, is_causal=True)
-            return torch.where(dropped[:, None, :, None], nothing, found)  # with the zero vector alone, its value is found
-
-        return layer(h, modulation, look)
 
     # -- making vectors -----------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -213,7 +217,7 @@ class TwoTower(nn.Module):
             rows, number = len(x), place[t]
             h = entered(self.pre, torch.cat((x, x)) if guided else x)
             for layer, look, modulation, free in zip(self.layers, looks, kept["modulation"], kept["free"]):
-                h = layer(h, modulation[number], look, free)
+                h = layer.made(h, modulation[number], look, free)
             said = wide(self.post(self.norm(h)))
             return said[:rows], said[rows:] if guided else None
 

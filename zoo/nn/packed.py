@@ -13,22 +13,25 @@ LARGEST = 4 * 2**30  # bytes of weights that are kept twice without being asked
 
 
 def packable(net: nn.Module) -> bool:
-    """Whether oneDNN can pack the weights of `net`: all fp32, on a CPU, `LARGEST` bytes at most, and torch has the operations."""
+    """Whether oneDNN can pack the weights of `net`: all fp32, or all bf16 and the machine multiplies it; on a CPU, `LARGEST` bytes
+    at most, and torch has the operations."""
     weights = list(net.parameters())
-    fits = (
-        all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights)
-        and 4 * sum(w.numel() for w in weights) <= LARGEST
-    )
-    return fits and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    kinds = {(w.device.type, w.dtype) for w in weights}
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    known = {("cpu", torch.float32)}
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        known.add(("cpu", torch.bfloat16))
+    return len(kinds) == 1 and kinds <= known and sum(w.nbytes for w in weights) <= LARGEST
 
 
 @contextmanager
 def packed(net: nn.Module) -> Iterator[None]:
     """Within this context the linear maps and the unembedding of `net` use packed copies of their weights; outputs are the same
-    to fp32 rounding.
+    to rounding.
 
-    Why: F.linear's product of one to some sixteen rows (MKL's) takes up to four times as long as the memory needs, oneDNN's on
-    packed weights about as long. Besides, a row's result then depends less on how many rows come with it: the rounding of a
+    Why: F.linear's product of one to some sixteen rows (MKL's; of bf16, oneDNN's, which packs each time) takes up to four times as
+    long as the memory needs, oneDNN's on packed weights about as long. Besides, a row's result then depends less on how many rows come with it: the rounding of a
     speculative step and of a plain one is closer. The copies cost the weights' memory once more, and packing about the time of
     a few tokens; both last as long as the outermost context. Weights must not change inside. A net that is not `packable`, or
     whose gradients are wanted, is left as it is.
@@ -60,7 +63,7 @@ def _product(weight: Tensor, bias: Tensor | None, known: dict[int, Tensor]):
     copy = known[id(weight)]
 
     def product(x: Tensor) -> Tensor:
-        if x.dtype != torch.float32:  # under autocast
+        if x.dtype != weight.dtype:  # under autocast
             return F.linear(x, weight, bias)
         rows = x.shape[:-1].numel()
         if rows > 2:

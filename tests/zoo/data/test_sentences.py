@@ -188,6 +188,27 @@ def test_what_was_cut_or_dropped_is_in_the_manifest(shards, source):
     assert f"left out: 2 broken record, 1 without a sentence; {cut:,} sentences were too long for the encoder" in report(manifest)
 
 
+def test_what_could_not_be_read_is_counted_once(shards, source, tmp_path):
+    good = shards("good")
+    build(good, progress=False)
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    broken = [*lines[:4], "{", *lines[4:20], '{"text": 3}', "}", *lines[20:], "["]
+    (tmp_path / "a.jsonl").write_text("\n".join(broken) + "\n")
+    (tmp_path / "b.jsonl").write_text("{\n" + (tmp_path / "b.jsonl").read_text())
+    source.forgiving = True
+    del source.__dict__["fingerprint"], source.__dict__["paths"]
+    made = shards(characters=300)
+    for _ in zip(range(6), made.write(0)):
+        pass  # killed after some blocks
+    again = shards(characters=300)
+    build(again, progress=False)
+    manifest = json.loads((made.folder / "manifest.json").read_text())
+    assert manifest["dropped"] == {"lines that are no JSON object": 4, "rows without a text": 1}
+    assert "left out: 4 lines that are no JSON object, 1 rows without a text, 1 without a sentence" in report(manifest)
+    for split in ("train", "validation", "test"):
+        assert whole(made.folder, split) == whole(good.folder, split)
+
+
 def test_a_repeated_sentence_is_encoded_once_in_a_block(shards, source):
     encoder = Hashed()
     made = shards(encoder=encoder, characters=10**9)  # a block for each of the two files

@@ -187,6 +187,32 @@ def test_bad_files_are_named(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", sorted(broken(None)))
+def test_forgiven_files_lose_only_what_cannot_be_read(tmp_path, name):
+    (tmp_path / name).write_bytes(broken(tmp_path)[name][0])
+    write_lines(tmp_path / "whole.jsonl", sentences(9))
+    source = Files([str(tmp_path / name), str(tmp_path / "whole.jsonl")])
+    source.forgiving = True
+    found = [document.text for part in pickle.loads(pickle.dumps(source.parts())) for document in source.read(part)]
+    assert set(sentences(9)) <= set(found) and source.lost.total() == (2 if name == "list.json" else 1)
+    whole = {"bad.jsonl": 10, "value.jsonl": 5, "field.jsonl": 5, "type.jsonl": 5, "list.json": 1}
+    if name in whole:
+        assert len(found) == whole[name] + 9 and "damaged" not in str(source.lost)
+    elif name != "latin.txt":
+        assert list(source.lost) == ["files damaged, whose rest is missing"]
+
+
+def test_what_is_forgiven_does_not_change_what_a_corpus_is(tmp_path):
+    source, forgiving = (Files(write_lines(tmp_path / "a.jsonl", sentences(9))) for _ in range(2))
+    forgiving.forgiving = True
+    assert forgiving.fingerprint == source.fingerprint and texts(forgiving) == texts(source) and not forgiving.lost
+    (tmp_path / "none.jsonl").write_text('{"title": "a"}\n{bad}\n')
+    empty = Files(str(tmp_path / "none.jsonl"))
+    empty.forgiving = True
+    with pytest.raises(ValueError, match=r"0 different document.*left out: \{'rows without a text': 1, 'lines that are no JSON"):
+        empty.parts()
+
+
 def test_missing_files_and_columns_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file matches '.*nothing/\*\.txt'.*correct the pattern"):
         Files([write_lines(tmp_path / "a.jsonl", sentences(9)), f"{tmp_path}/nothing/*.txt"]).parts()
@@ -227,6 +253,12 @@ def test_hub_cap_takes_equal_shares(shards):
 def test_hub_errors_name_the_fix(shards, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"hub: json has no text in body, but id \(int\), text \(str\): name the field"):
         texts(Hub("json", data_files=shards, column="body"))
+    (tmp_path / "gap.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": "b"}\n')
+    gap = Hub("json", data_files=[str(tmp_path / "gap.jsonl")], validation=0, test=0)
+    with pytest.raises(ValueError, match=r"has no text in text, but text \(NoneType\)"):
+        texts(gap)
+    gap.forgiving = True
+    assert texts(gap) == ["a", "b"] and gap.lost == {"rows without a text": 1}
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{bad\n')
     with pytest.raises(RuntimeError, match="'json' could not be read"):
         texts(Hub("json", data_files=[str(tmp_path / "bad.jsonl")]))

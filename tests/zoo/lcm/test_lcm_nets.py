@@ -247,7 +247,7 @@ def test_layers_begin_as_identities(folder):
     net = TwoTower(WIDTH, CONTEXT, 16, 1, 2, 2)
     h = torch.randn(2, 3, 16)
     look = lambda q: q
-    assert all((layer(h, layer.modulation(torch.randn(2, 3, 16)), look) == h).all() for layer in net.layers)
+    assert all((layer.made(h, layer.modulation(torch.randn(2, 3, 16)), look) == h).all() for layer in net.layers)
 
 
 def test_recomputing_layers_changes_nothing(folder):

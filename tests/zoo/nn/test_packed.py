@@ -34,6 +34,22 @@ def test_the_same_outputs_to_rounding(rows):
                 torch.testing.assert_close(net.next(tokens[:, :1], net.cache(rows)), step, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this machine does not multiply bf16")
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_bf16_is_packed_too(rows, monkeypatch):
+    for net in nets():
+        tokens, net = torch.randint(0, V, (rows, 5)), net.bfloat16()
+        with torch.inference_mode():
+            plain = net.next(tokens, net.cache(rows)).float()
+            used, product = [], torch.ops.mkldnn._linear_pointwise
+            monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a, used=used, p=product: used.append(1) or p(*a))
+            with packed(net):
+                found = net.next(tokens, net.cache(rows))
+            monkeypatch.undo()
+        assert used and found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), plain, atol=2e-2, rtol=2e-2)
+
+
 def test_packed_weights_are_used_and_left_behind(monkeypatch):
     for net in nets():
         used, plain = [], torch.ops.mkldnn._linear_pointwise
@@ -66,7 +82,11 @@ def test_weights_may_change_between_contexts():
 
 
 def test_nothing_is_packed_where_it_cannot_be():
-    assert not packable(next(nets()).double()) and not packable(next(nets()).bfloat16()) and packable(next(nets()))
+    assert not packable(next(nets()).double()) and packable(next(nets()))
+    half = next(nets()).bfloat16()
+    assert packable(half) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    half.trunk.norm.float()
+    assert not packable(half)
     for net, grad in ((next(nets()).double(), False), (next(nets()), True)):
         with torch.set_grad_enabled(grad), packed(net):
             assert "forward" not in net.trunk.layers[0].mlp.up.__dict__
