@@ -53,8 +53,8 @@ def shard(net: nn.Module, mesh) -> None:
 
 @contextmanager
 def whole(net: nn.Module) -> Iterator[None]:
-    """Within this context all parameters of a sharded net are whole on every process, so that any of its methods works, for as much
-    memory. All processes enter it together; nothing is trained inside. A net that is not sharded is left as it is."""
+    """Within this context all parameters of a sharded net are whole on every process, which takes as much memory, so that any of
+    its methods works. All processes enter it together; nothing is trained inside. A net that is not sharded stays as it is."""
     from torch.distributed.fsdp import FSDPModule
 
     parts = [module for module in net.modules() if isinstance(module, FSDPModule)]

@@ -42,8 +42,8 @@ class DenoiserLayer(nn.Module):
     def forward(self, h: Tensor, embedded: Tensor, which: Tensor | None, before: Tensor, dropped: Tensor, samples: int) -> Tensor:
         """Whole documents in training: h (R, S, D), R = `samples` · B -> (R, S, D).
 
-        embedded: SiLU of the steps' embeddings, (R, S, D), or (T, D) of which vectors take `which` (R, S). before (B, S, D): what the
-        contextualizer says before each sentence. dropped (R, S): who looks at nothing.
+        embedded: SiLU of the steps' embeddings, (R, S, D), or (T, D) of which vectors take `which` (R, S). before (B, S, D): what
+        the contextualizer says before each sentence. dropped (R, S): who looks at nothing.
         """
         modulation = self.modulation(embedded)  # (R, S, 9 D), or (T, 9 D)
         if which is not None:

@@ -13,8 +13,8 @@ LARGEST = 4 * 2**30  # bytes of weights that are kept twice without being asked
 
 
 def packable(net: nn.Module) -> bool:
-    """Whether oneDNN can pack the weights of `net`: all fp32, or all bf16 and the machine multiplies it; on a CPU, `LARGEST` bytes
-    at most, and torch has the operations."""
+    """Whether oneDNN can pack the weights of `net`: all fp32, or all bf16 where the machine multiplies that; on a CPU, `LARGEST`
+    bytes at most, and torch has the operations."""
     weights = list(net.parameters())
     kinds = {(w.device.type, w.dtype) for w in weights}
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -30,11 +30,11 @@ def packed(net: nn.Module) -> Iterator[None]:
     """Within this context the linear maps and the unembedding of `net` use packed copies of their weights; outputs are the same
     to rounding.
 
-    Why: F.linear's product of one to some sixteen rows (MKL's; of bf16, oneDNN's, which packs each time) takes up to four times as
-    long as the memory needs, oneDNN's on packed weights about as long. Besides, a row's result then depends less on how many rows come with it: the rounding of a
-    speculative step and of a plain one is closer. The copies cost the weights' memory once more, and packing about the time of
-    a few tokens; both last as long as the outermost context. Weights must not change inside. A net that is not `packable`, or
-    whose gradients are wanted, is left as it is.
+    Why: F.linear's product of one to some sixteen rows (MKL's; of bf16, oneDNN's, which packs each time) takes up to four times
+    as long as the memory needs, oneDNN's on packed weights about as long. Besides, a row's result then depends less on how many
+    rows come with it: the rounding of a speculative step and of a plain one is closer. The copies cost the weights' memory once
+    more, and packing about the time of a few tokens; both last as long as the outermost context. Weights must not change inside.
+    A net that is not `packable`, or whose gradients are wanted, is left as it is.
     """
     if not packable(net) or hasattr(net, "_is_packed") or torch.is_grad_enabled():
         yield
