@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoo.nn.heads import FutureHeads
-from zoo.nn.transformer import Block
 
 TYPES = {"64": torch.float64, "32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
 USABLE = 0.92  # of a device's memory; the rest is for drivers, communication buffers and fragments
@@ -143,7 +142,7 @@ def training_memory(
             loss.backward()
             del loss
             optimizer.step()
-            blocks = [m for m in net.modules() if isinstance(m, Block)]
+            blocks = [m for m in net.modules() if hasattr(m, "shard_entries")]
             inside = ledger.serials(p.grad for block in blocks for p in block.parameters() if p.grad is not None)
     finally:
         torch.set_default_dtype(usual)
@@ -200,7 +199,9 @@ def _adapted(net: nn.Module, gpu: bool, sharded: bool) -> nn.Module:
         if gpu and getattr(module, "chunk", 0) is None:
             module.chunk = 2048  # what linear_cross_entropy takes there
         if sharded and isinstance(module, FutureHeads) and module.backward == "head-by-head":
-            if any(isinstance(part, Block) for part in module.modules()):  # else the root holds the heads, whole while it runs
+            if any(
+                hasattr(part, "shard_entries") for part in module.modules()
+            ):  # else the root holds the heads, whole while it runs
                 module.backward = "joint"
         if gpu and isinstance(module, nn.RMSNorm):
             module.forward = partial(_RMSNorm.apply, module.weight)

@@ -1,8 +1,5 @@
 """FSDP2: parameters, gradients and optimizer state split over the data-parallel processes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 
@@ -37,33 +34,15 @@ StrategyRegistry.register("fsdp2", FSDP2, description="FSDP2 over all devices: -
 def shard(net: nn.Module, mesh) -> None:
     """Apply FSDP2 to every unit of the net and to the net itself, over the mesh's data-parallel axis.
 
-    A unit is a module with `unit`: the names of methods by which it is entered, beside `forward`. Nothing happens without a mesh
-    (one process, or DDP). The net must then be entered by `net(batch)`, or, after a first such call, while it is `whole`.
+    A unit is a module with `shard_entries`: the names of methods by which it is entered, beside `forward`. Nothing happens
+    without a mesh (one process, or DDP). The net must then be entered by `net(batch)` alone.
     """
     if mesh is None:
         return
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    for unit in [module for module in net.modules() if hasattr(module, "unit")]:
+    for unit in [module for module in net.modules() if hasattr(module, "shard_entries")]:
         fully_shard(unit, mesh=mesh["data_parallel"])
-        for name in unit.unit:
+        for name in unit.shard_entries:
             register_fsdp_forward_method(unit, name)
     fully_shard(net, mesh=mesh["data_parallel"])
-
-
-@contextmanager
-def whole(net: nn.Module) -> Iterator[None]:
-    """Within this context all parameters of a sharded net are whole on every process, which takes as much memory, so that any of
-    its methods works. All processes enter it together; nothing is trained inside. A net that is not sharded stays as it is."""
-    from torch.distributed.fsdp import FSDPModule
-
-    parts = [module for module in net.modules() if isinstance(module, FSDPModule)]
-    try:
-        for part in parts:
-            part.set_reshard_after_forward(False, recurse=False)
-            part.unshard()
-        yield
-    finally:
-        for part in parts:
-            part.set_reshard_after_forward(part is not net, recurse=False)
-            part.reshard()

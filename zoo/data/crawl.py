@@ -111,7 +111,7 @@ class CommonCrawlSentences(TokenData):
             raise ValueError(f"data.sentences ({sentences}) is less than one chunk of data.context ({context}): give more")
         self.view, self.source, self.lang, self.similar_lengths = view, source, lang, similar_lengths
         self.sentences = sentences if view == "sentences" else None
-        self.corpus.forgiving = view == "sentences"  # as web archives are
+        self.corpus.forgiving = view == "sentences"  # what cannot be read is left out and counted, as of web archives
         self.segmenter, self.encoder = segmenter or Cleaned(Capped(Sentencex())), encoder
         if source == "warc":
             near = 0.8 if similar is None else similar

@@ -12,7 +12,11 @@ from pathlib import PurePath
 from typing import IO, NamedTuple
 
 PART = 16_000_000  # bytes that one worker takes at a time
-DAMAGED, NO_TEXT = "files damaged, whose rest is missing", "rows without a text"  # reasons for which something is left out
+DAMAGED, NO_TEXT, NOT_UTF8 = (
+    "damaged files or parts of files",
+    "rows or files without a text",
+    "texts that are not UTF-8",
+)  # reasons for which something is left out
 
 
 class Piece(NamedTuple):
@@ -63,7 +67,7 @@ def json_lines(piece: Piece, lost: Counter | None = None) -> Iterator[tuple[dict
             try:
                 row = json.loads(data)
                 problem = None if isinstance(row, dict) else f"JSON of type {type(row).__name__}"
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problem = f"no JSON ({error})"
             if problem is None:
                 yield row, at
@@ -97,7 +101,7 @@ def _form(path: str) -> str:
 
 def _leave_out(reason: str, error: ValueError, lost: Counter | None) -> None:
     if lost is None:
-        raise error
+        raise error from None
     lost[reason] += 1
 
 
@@ -109,7 +113,7 @@ def _plain(piece: Piece, longest: int, lost: Counter | None) -> Iterator[str]:
             if lost is None:
                 place = _place(piece.path, at + error.start)
                 raise ValueError(f"{place} is not UTF-8: convert the file or leave it out") from None
-            lost["texts that are not UTF-8"] += 1
+            lost[NOT_UTF8] += 1
 
 
 def _lines(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str]:
@@ -125,6 +129,8 @@ def _lines(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[s
 
 
 def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str]:
+    import pyarrow
+
     try:
         file = _parquet(piece.path)
     except ValueError as error:
@@ -132,12 +138,35 @@ def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[st
     schema = file.schema_arrow
     name = _pick(schema.names, column)
     if name is None or "string" not in str(schema.field(name).type):
-        raise no_text(piece.path, column, ((field.name, str(field.type)) for field in schema))
+        return _leave_out(NO_TEXT, no_text(piece.path, column, ((field.name, str(field.type)) for field in schema)), lost)
     try:
         for batch in file.iter_batches(1024, row_groups=list(range(piece.start, piece.stop)), columns=[name]):
-            yield from batch.column(0).to_pylist()
-    except (OSError, UnicodeDecodeError) as error:  # what pyarrow raises of damaged pages and of strings that are none
-        _leave_out(DAMAGED, ValueError(f"{piece.path} is damaged ({error}): fetch it again or leave it out"), lost)
+            yield from _strings(batch.column(0), piece.path, lost)
+    except (pyarrow.ArrowException, OSError) as error:
+        _leave_out(DAMAGED, _damaged(piece.path, error), lost)
+
+
+def _strings(column, path: str, lost: Counter | None) -> Iterator[str | None]:
+    """The values of a column of strings, of which a writer may have put in bytes that are none."""
+    try:
+        yield from column.to_pylist()
+    except UnicodeDecodeError:
+        import pyarrow
+
+        if lost is None:
+            raise ValueError(f"{path} holds texts that are not UTF-8: write it anew or leave it out") from None
+        for value in column.cast(pyarrow.large_binary()).to_pylist():
+            try:
+                yield value and value.decode()
+            except UnicodeDecodeError:
+                lost[NOT_UTF8] += 1
+
+
+def _damaged(path: str, error: Exception, what: str = "damaged") -> ValueError:
+    """The error for a parquet file that pyarrow cannot read. A failing disk, or what else the system says, is raised as it is."""
+    if getattr(error, "errno", None):
+        raise error
+    return ValueError(f"{path} is {what} ({str(error).splitlines()[0]}): fetch it again or leave it out")
 
 
 def _pick(names: Iterable[str], column: str | None) -> str | None:
@@ -179,5 +208,5 @@ def _parquet(path: str):
 
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is no parquet file ({str(error).splitlines()[0]}): fetch it again or leave it out") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(path, error, "no parquet file") from None

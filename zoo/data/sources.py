@@ -49,7 +49,11 @@ class Source:
     """
 
     forgiving = False
-    lost: Counter
+
+    @cached_property
+    def lost(self) -> Counter:
+        """Reason -> how much could not be read so far."""
+        return Counter()
 
     def documents(self, split: str | None = None) -> Iterator[Document]:
         """All documents, or those of one split, in the order of the parts."""
@@ -83,7 +87,6 @@ class Files(Source):
     ):
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         self.column, self.validation, self.test, self.longest = column, validation, test, longest
-        self.lost = Counter()
 
     @property
     def description(self) -> str:
@@ -144,6 +147,7 @@ class Files(Source):
                 f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
                 "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0"
                 + (f"; left out: {dict(lost)}" if lost else "")
+                + ("; name the field of the text with `column`" if lost[NO_TEXT] else "")
             )
         rescued: dict[str, str] = {}
         for split in [split for split in wanted if not ids[split]]:
@@ -182,7 +186,6 @@ class Hub(Source):
         self.validation = share if validation is None else validation
         self.test = share if test is None else test
         self._dataset = None
-        self.lost = Counter()
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_dataset": None}
@@ -209,7 +212,7 @@ class Hub(Source):
         shard, shards, room = part
         for row in self._rows(shard, shards):
             text = row.get(self.column)
-            if not isinstance(text, str) and self.forgiving and self.column in row:
+            if text is None and self.column in row and self.forgiving:
                 self.lost[NO_TEXT] += 1
                 continue
             if not isinstance(text, str):

@@ -6,13 +6,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_fragility, read_normalizer
 from zoo.lcm.batch import drawn, fresh, wide
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
 from zoo.lcm.memory import Memory, Outline
-from zoo.lcm.net import Steps, SwiGLU, Tower, check, empty, entered
+from zoo.lcm.net import Steps, SwiGLU, Tower, check, empty, entered, run
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -27,7 +26,7 @@ class DenoiserLayer(nn.Module):
     has, have no part in it. `queries` keeps room for them.
     """
 
-    unit = ()  # see zoo.shard
+    shard_entries = ()  # see zoo.shard
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, depth: int, queries: bool):
         super().__init__()
@@ -103,7 +102,7 @@ class TwoTower(nn.Module):
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
             alike.
         queries: keep room for the released net's queries and keys that have no effect.
-        checkpoint: keep only the input of each denoiser layer in training, and recompute the rest.
+        checkpoint: keep only the inputs of each layer in training, and recompute the rest: less memory for more time.
     """
 
     ahead = 0
@@ -142,7 +141,7 @@ class TwoTower(nn.Module):
         self.diffusion = Diffusion(
             schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
         )
-        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context))
+        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         check(dim, heads, denoiser_layers, positions)
         self.steps, self.pre = Steps(dim), Linear(vocab, dim, True, vocab**-0.5)
         hidden = hidden or hidden_size(dim, "llama")
@@ -170,11 +169,7 @@ class TwoTower(nn.Module):
         h, embedded, which = entered(self.pre, x), *self._steps(t)
         samples = len(x) // len(before)
         for layer in self.layers:
-            arguments = (h, embedded, which, before, dropped, samples)
-            if self.checkpoint and torch.is_grad_enabled():
-                h = recomputed(layer, *arguments, use_reentrant=False)
-            else:
-                h = layer(*arguments)
+            h = run(self.checkpoint, layer, h, embedded, which, before, dropped, samples)
         return self.post(self.norm(h))
 
     def _steps(self, t: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -108,7 +108,7 @@ class Block(nn.Module):
     (GPT-2, sec. 2.3). A head of a multi-token predictor is one such block.
     """
 
-    unit: tuple[str, ...] = ()  # see zoo.shard
+    shard_entries: tuple[str, ...] = ()  # see zoo.shard
 
     def __init__(self, dim: int, heads: int, hidden: int, *, flavour: str, eps: float, dropout: float, depth: int):
         super().__init__()

@@ -203,8 +203,8 @@ def test_what_could_not_be_read_is_counted_once(shards, source, tmp_path):
     again = shards(characters=300)
     build(again, progress=False)
     manifest = json.loads((made.folder / "manifest.json").read_text())
-    assert manifest["dropped"] == {"lines that are no JSON object": 4, "rows without a text": 1}
-    assert "left out: 4 lines that are no JSON object, 1 rows without a text, 1 without a sentence" in report(manifest)
+    assert manifest["dropped"] == {"lines that are no JSON object": 4, "rows or files without a text": 1}
+    assert "left out: 4 lines that are no JSON object, 1 rows or files without a text, 1 without a sentence" in report(manifest)
     for split in ("train", "validation", "test"):
         assert whole(made.folder, split) == whole(good.folder, split)
 

@@ -199,7 +199,34 @@ def test_forgiven_files_lose_only_what_cannot_be_read(tmp_path, name):
     if name in whole:
         assert len(found) == whole[name] + 9 and "damaged" not in str(source.lost)
     elif name != "latin.txt":
-        assert list(source.lost) == ["files damaged, whose rest is missing"]
+        assert list(source.lost) == ["damaged files or parts of files"]
+
+
+def test_forgiven_parquet_loses_texts_that_are_none_and_no_others(tmp_path):
+    values = [f"text {i}".encode() for i in range(3000)]
+    values[1500] = b"caf\xe9"
+    column = pyarrow.array(values, pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    source = Files(str(tmp_path / "a.parquet"), validation=0, test=0)
+    with pytest.raises(ValueError, match=r"a\.parquet holds texts that are not UTF-8: write it anew"):
+        texts(source)
+    source.forgiving = True
+    assert texts(source) == [f"text {i}" for i in range(3000) if i != 1500] and source.lost == {"texts that are not UTF-8": 1}
+
+
+def test_no_damage_to_parquet_ends_a_forgiving_build(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": sentences(40)}), tmp_path / "a.parquet", row_group_size=10)
+    whole, rng = (tmp_path / "a.parquet").read_bytes(), random.Random(0)
+    for trial in range(150):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        (tmp_path / f"{trial}.parquet").write_bytes(damaged)
+    write_lines(tmp_path / "b.jsonl", ["the last one"])
+    source = Files([f"{tmp_path}/[0-9]*.parquet", f"{tmp_path}/b.jsonl"], validation=0, test=0)
+    source.forgiving = True
+    assert "the last one" in texts(source)
+    assert source.lost["damaged files or parts of files"] > 20
 
 
 def test_what_is_forgiven_does_not_change_what_a_corpus_is(tmp_path):
@@ -209,7 +236,9 @@ def test_what_is_forgiven_does_not_change_what_a_corpus_is(tmp_path):
     (tmp_path / "none.jsonl").write_text('{"title": "a"}\n{bad}\n')
     empty = Files(str(tmp_path / "none.jsonl"))
     empty.forgiving = True
-    with pytest.raises(ValueError, match=r"0 different document.*left out: \{'rows without a text': 1, 'lines that are no JSON"):
+    with pytest.raises(
+        ValueError, match=r"0 different document.*left out: \{'rows or files without a text': 1, 'lines that are no JSON"
+    ):
         empty.parts()
 
 
@@ -258,7 +287,7 @@ def test_hub_errors_name_the_fix(shards, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"has no text in text, but text \(NoneType\)"):
         texts(gap)
     gap.forgiving = True
-    assert texts(gap) == ["a", "b"] and gap.lost == {"rows without a text": 1}
+    assert texts(gap) == ["a", "b"] and gap.lost == {"rows or files without a text": 1}
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{bad\n')
     with pytest.raises(RuntimeError, match="'json' could not be read"):
         texts(Hub("json", data_files=[str(tmp_path / "bad.jsonl")]))

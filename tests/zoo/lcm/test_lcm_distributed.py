@@ -1,4 +1,4 @@
-"""Two CPU processes against one: DDP and FSDP2 give the gradients of a single process, and the same vectors."""
+"""Two CPU processes against one: DDP and FSDP2 give the gradients of a single process."""
 
 import tempfile
 from pathlib import Path
@@ -8,15 +8,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.two_processes import results, work
 from tests.zoo.lcm.arms import ARMS, arm, batch, fixed, parts
-from zoo.shard import shard, whole
+from zoo.shard import shard
 
 torch.set_num_threads(1)
 CASES = [(name, way) for name in ARMS for way in ("ddp", "fsdp")]
 STAGES = {"discrete": 3, "continuous": 3}
 
 
-def net_of(name, folder):
-    return arm(name, folder).double().train()
+def net_of(name, folder, checkpoint=False):
+    return arm(name, folder, checkpoint=checkpoint).double().train()
 
 
 def share(name, rank, world):
@@ -27,34 +27,31 @@ def share(name, rank, world):
 
 
 def trained(name, way, rank, mesh):
-    """Gradients after one backward pass, and then what is predicted of this rank's documents."""
+    """Gradients after one backward pass."""
+    from torch.distributed.fsdp import FSDPModule
+
     with tempfile.TemporaryDirectory() as folder:
-        model = net_of(name, parts(Path(folder)))
+        model = net_of(name, parts(Path(folder)), way == "fsdp")
     if way == "ddp":
         wrapped = DistributedDataParallel(model)  # kept alive: it adds the gradients up
         wrapped(share(name, rank, 2))["loss"].backward()
     else:
         shard(model, {"data_parallel": mesh})
         model(share(name, rank, 2))["loss"].backward()
+        layers = sum(hasattr(module, "shard_entries") for module in model.modules())
+        assert sum(isinstance(module, FSDPModule) for module in model.modules()) == layers + 1
         assert all(hasattr(p, "full_tensor") for p in model.parameters())
-    with whole(model):
-        said = model.eval().predict(share(name, rank, 2))
-    assert way == "ddp" or all(hasattr(p, "full_tensor") for p in model.parameters())
-    return (
-        {key: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for key, p in model.named_parameters()},
-        said,
-    )
+    return ({key: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for key, p in model.named_parameters()},)
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     found = results(__file__, tmp_path)
     assert set(found) == set(CASES)
-    for (name, way), (gradients, said) in found.items():
+    for (name, way), (gradients,) in found.items():
         model = net_of(name, parts(tmp_path))
         model(share(name, 0, 1))["loss"].backward()
         for key, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[key], parameter.grad, atol=1e-9, rtol=1e-7, msg=f"{name} {way} {key}")
-        torch.testing.assert_close(said, model.eval().predict(share(name, 0, 1))[:4], atol=1e-9, rtol=1e-7, msg=f"{name} {way}")
 
 
 if __name__ == "__main__":
