@@ -162,10 +162,13 @@ def cells(spec: Spec, scale: str, records: Iterable[Record]) -> verdict.Cells:
 
 
 def paper_value(spec: Spec, row: str, key: str) -> float | None:
-    """The paper's cell; `ratio(key)` and `gap(key)` follow from its cells of the row and the baseline where it prints none."""
+    """The paper's cell; where it prints none, what follows from its others: the logarithm of `exp(key)`, and `ratio(key)` and
+    `gap(key)` of the row and its baseline."""
     paper = spec.runs[row].paper
     printed = paper.cells if paper else {}
     match, baseline = _DERIVED.fullmatch(key), spec.runs[row].baseline
+    if key not in printed and f"exp({key})" in printed:
+        return math.log(printed[f"exp({key})"])
     if key in printed or not match or baseline is None:
         return printed.get(key)
     own, other = paper_value(spec, row, match[2]), paper_value(spec, baseline, match[2])

@@ -104,4 +104,4 @@ def _comparison(results: Results, claim: Claim, part: Part) -> str:
         text = f"{rows[0]} and {rows[1]} are equal ({which}), {seeds}{margin}."
     else:
         text = f"{rows[0]} is {'better' if sign > 0 else 'worse'} than {rows[1]} by {size} ({which}), {seeds}{margin}."
-    return f"{text} {part.advice}".rstrip()
+    return " ".join(filter(None, (text, part.trend, part.advice)))

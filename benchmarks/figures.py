@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#5
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1)), "-")
 MARKERS = "os^DvPX"
 GREY = "#595959"
-UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
+UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9,
@@ -37,7 +37,7 @@ STYLE = {
     "figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "zoo",
 }  # fmt: skip
 WIDTH, LEFT, TOP, HEIGHT, BOTTOM = 4.6, 0.55, 0.5, 1.55, 0.48  # inches; the last three of each panel
-NAME, LETTER = 19, 0.071  # letters in a line of the names right of a panel, and what one takes
+NAME, LETTER, TITLE = 19, 0.071, 62  # letters in a line of the names right of a panel, what one takes, letters of a whole title
 Line = tuple[str, list[float], list[float], list[float | None]]  # name, x, y, half-widths
 
 
@@ -80,7 +80,7 @@ def gaps(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
         for i, line in enumerate(lines):
             _band(axes, line, i)
         axes.set_xlim(0, 1.04 * most)
-        _tokens(axes, most, axes is places[-1])
+        _in_units(axes, most, "training tokens" if axes is places[-1] else "")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
         axes.yaxis.set_major_locator(_ticks())
         _names(axes, names)
@@ -122,6 +122,8 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
             _head(axes, panel.title, panel.ylabel, f"measured, {_seeds(results)}" if any(lines.values()) else "")
         axes.set_xlabel((is_paper and panel.paper_xlabel) or panel.xlabel)
         _curves(axes, panel, panel.paper if is_paper else panel.y, lines, results)
+        if panel.along and (xs := [x for points in lines.values() for x, *_ in points]):
+            _in_units(axes, max(xs), panel.xlabel)
     return figure
 
 
@@ -227,7 +229,8 @@ def _columns(count: int, names: Iterable[str]) -> tuple[Figure, list[Axes]]:
 
 def _head(axes: Axes, bold: str, plain: str, right: str = "") -> None:
     """Two lines above a panel, from the figure's left edge, and a word at its right edge."""
-    first, second = (bold, 0, (5, 21), {"fontweight": "bold"}), (plain, 0, (5, 8), {"color": GREY})
+    small = min(1.0, TITLE / (len(bold) + len(right))) * matplotlib.rcParams["font.size"]  # a long title fits, too
+    first, second = (bold, 0, (5, 21), {"fontweight": "bold", "fontsize": small}), (plain, 0, (5, 8), {"color": GREY})
     for text, edge, offset, about in (first, second, (right, 1, (-5, 21), {"color": GREY, "ha": "right"})):
         axes.annotate(_unbroken(text), (edge, 1), offset, ("figure fraction", "axes fraction"), "offset points", **about)
 
@@ -249,12 +252,12 @@ def _names(axes: Axes, ends: list[tuple[str, float, str]]) -> None:
         axes.text(1.03, y - down, text, color=colour, transform=axes.transAxes, va="center", linespacing=1.05)
 
 
-def _tokens(axes: Axes, most: float, labelled: bool) -> None:
-    """The axis of tokens, all in one unit."""
+def _in_units(axes: Axes, most: float, label: str) -> None:
+    """The horizontal axis of large numbers, all in one unit."""
     size, unit = next(((size, f", {unit}") for size, unit in UNITS if most >= size), (1.0, ""))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
     axes.xaxis.set_major_locator(_ticks())
-    axes.set_xlabel(f"training tokens{unit}" if labelled else "")
+    axes.set_xlabel(f"{label}{unit}" if label else "")
 
 
 def _ticks() -> MaxNLocator:

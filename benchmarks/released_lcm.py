@@ -4,8 +4,8 @@ Done as it is done there: masks are dense floats, made anew at every step and ad
 self-attention that sees its own position alone; modulators for every position; the optimizer tensor by tensor; two more losses
 for the log, one of them in the space; at inference keys and values of the whole context in every layer, at every step, for both
 halves of a doubled batch, the second of which is all zeros, and the context grown by concatenation. (Its list of steps has 50
-where 40 are asked for; here it has 40.) Left out, so that the anchor does less than the released code: dropout, masks of padding,
-the gradient norm that is taken twice, copies of all caches after every sentence.
+where 40 are asked for; here it has 40.) Left out, so that the anchor does less than the released code: masks of padding, the
+gradient norm that is taken twice, copies of all caches after every sentence.
 """
 
 import math
@@ -37,12 +37,16 @@ def attended(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor) -> Tenso
     return found.transpose(1, 2).flatten(2)
 
 
+def dropped(layer: Layer | DenoiserLayer, x: Tensor) -> Tensor:
+    return F.dropout(x, layer.dropout, layer.training)
+
+
 def contextualizer(layer: Layer, h: Tensor, rope, mask: Tensor) -> Tensor:
     q, k, v = layer.qkv(layer.attention_norm(h)).unflatten(-1, (3, layer.heads, -1)).unbind(2)
     q, k = rotate(torch.stack((q, k), 2), rope).unbind(2)
     found = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
-    h = h + layer.out(found.transpose(1, 2).flatten(2))
-    return h + layer.mlp(layer.mlp_norm(h))
+    h = h + dropped(layer, layer.out(found.transpose(1, 2).flatten(2)))
+    return h + dropped(layer, layer.mlp(layer.mlp_norm(h)))
 
 
 def context(net: TwoTower, x0: Tensor) -> Tensor:
@@ -58,10 +62,11 @@ def context(net: TwoTower, x0: Tensor) -> Tensor:
 def denoiser(layer: DenoiserLayer, h: Tensor, embedded: Tensor, context: Tensor, own: Tensor, sees: Tensor) -> Tensor:
     shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = layer.modulation(embedded).chunk(9, -1)
     q, k, v = layer.value(layer.norms[0](h) * (1 + scale1) + shift1).chunk(3, -1)
-    h = h + gate1 * layer.value_out(attended(q, k, v, layer.heads, own))
+    h = h + gate1 * dropped(layer, layer.value_out(attended(q, k, v, layer.heads, own)))
     k, v = layer.kv(context).chunk(2, -1)
-    h = h + gate2 * layer.out(attended(layer.query(layer.norms[1](h) * (1 + scale2) + shift2), k, v, layer.heads, sees))
-    return h + gate3 * layer.mlp(layer.norms[2](h) * (1 + scale3) + shift3)
+    found = attended(layer.query(layer.norms[1](h) * (1 + scale2) + shift2), k, v, layer.heads, sees)
+    h = h + gate2 * dropped(layer, layer.out(found))
+    return h + gate3 * dropped(layer, layer.mlp(layer.norms[2](h) * (1 + scale3) + shift3))
 
 
 def said(net: TwoTower, x: Tensor, t: Tensor, context: Tensor, own: Tensor, sees: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ class Part:
     """One comparison: rows[0] against rows[1] on `metric`; for `agrees` one row, and its metrics[0]; for `rising` one row, and
     `metric` against the one before it.
 
-    `interval` is the plain one, `word` is `reversed` at the corrected level only, `advice` is empty unless `word` is `undecided`.
+    `interval` is the plain one, `word` is `reversed` at the corrected level only, `advice` is empty unless `word` is `undecided`;
+    `trend` tells the course of the difference along the run, where there are curves.
     """
 
     rows: tuple[str, ...]
@@ -72,6 +73,7 @@ class Part:
     interval: Interval
     word: str
     advice: str
+    trend: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,11 @@ def judge(claim: Claim, cells: Cells, directions: dict[str, str], errors: dict[s
         if now is None:
             parts.append(Part(rows, key, Interval(math.nan, -math.inf, math.inf, 0), NOT_MEASURED, ""))
             continue
-        word, advice = _word(claim, now, len(compared)), ""
-        if word == UNDECIDED:
-            advice = _advice(claim, now, len(compared), _gaps(curves.get(a, {}), curves.get(b, {}), seeds, sign))
-        parts.append(Part(rows, key, Interval(now.mean, now.mean - now.half(), now.mean + now.half(), now.n), word, advice))
+        gaps = _gaps(curves.get(a, {}), curves.get(b, {}), seeds, sign)
+        word = _word(claim, now, len(compared))
+        advice = _advice(claim, now, len(compared), gaps) if word == UNDECIDED else ""
+        interval = Interval(now.mean, now.mean - now.half(), now.mean + now.half(), now.n)
+        parts.append(Part(rows, key, interval, word, advice, _trend(claim, now, gaps)))
     words = {part.word for part in parts}
     word = REVERSED if REVERSED in words else words.pop() if len(words) == 1 else UNDECIDED
     return Verdict(word, parts, _sentence(claim, word, parts))
@@ -227,6 +230,33 @@ def _advice(claim: Claim, now: _Difference, comparisons: int, gaps: list[tuple[f
             return f"{seeds} {here}, or {tokens}, would decide it ({basis} and {growing})."
         why = f"{growing} asks for over {MOST_TOKENS} times as many"
     return f"{seeds} {here} would decide it ({basis}); more tokens are not known to help: {why}."
+
+
+def _trend(claim: Claim, now: _Difference, gaps: list[tuple[float, float]]) -> str:
+    """The difference at a quarter, a half and the end of the validation curve, and where its course would lead: an estimate."""
+    if len(gaps) < 4:
+        return ""
+    end, last = gaps[-1]
+    places = dict.fromkeys(min(gaps, key=lambda gap: abs(gap[0] - share * end)) for share in (0.25, 0.5, 1))
+    values = ", ".join(f"{gap:+.2g} at {_short(tokens)}" for tokens, gap in places).replace("-", "−")
+    told = f"Along the run its lead on validation text was {values} tokens"
+    power = _growth(gaps, now.mean)
+    if power is None:
+        return f"{told}: no steady course."
+    if power >= 0.005 or not claim.margin or abs(last) <= claim.margin:
+        return f"{told}: in the second half {_course(power)}."
+    factor = (claim.margin / abs(last)) ** (1 / power) if power < -0.005 else math.inf
+    if factor > MOST_TOKENS:
+        left = f"more than {claim.margin:g} of it at {MOST_TOKENS} times as many"
+        return f"{told}: in the second half {_course(power)}, which leaves {left}."
+    where = f"{claim.margin:g} at about {_short(end * factor)} tokens"
+    return f"{told}: in the second half {_course(power)}, by which it would come down to {where}."
+
+
+def _course(power: float) -> str:
+    if abs(power) < 0.005:
+        return "it stays as it is"
+    return f"it {'grows' if power > 0 else 'shrinks'} as tokens^{power:.2g}".replace("-", "−")
 
 
 def _sentence(claim: Claim, word: str, parts: list[Part]) -> str:

@@ -186,6 +186,12 @@ def test_the_papers_gap_and_ratio_follow_from_its_cells_unless_it_prints_them(sm
     assert numbers.paper_value(small, "new", "gap(test/b@2)") is None  # the baseline has no such cell
     row = cells(report.page(small, "desk", []), "new")
     assert ("paper", "-10.00") in row and ("paper", "—/8.0") in row
+    printed = {"base": 25.3, "new": 24.7}  # perplexities say what they are in nats
+    runs = {name: replace(row, paper=replace(row.paper, cells={"exp(test/a)": printed[name]})) for name, row in small.runs.items()
+            if name in printed}  # fmt: skip
+    in_nats = replace(small, runs=runs)
+    assert numbers.paper_value(in_nats, "new", "gap(test/a)") == pytest.approx(math.log(24.7 / 25.3))
+    assert numbers.paper_value(in_nats, "new", "test/a") == pytest.approx(math.log(24.7))
 
 
 def test_the_papers_numbers_never_stand_in_our_columns(small):

@@ -373,6 +373,28 @@ def test_the_sentence_of_the_advice():
 
 
 @pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (lambda t: -0.4 * t**-0.5, "−0.4 at 1M, −0.28 at 2M, −0.2 at 4M tokens: in the second half it shrinks as tokens^−0.5, by "
+         "which it would come down to 0.05 at about 64M tokens."),
+        (lambda t: -0.4 * t**-0.1, "it shrinks as tokens^−0.1, which leaves more than 0.05 of it at 100 times as many."),
+        (lambda t: -0.4, "in the second half it stays as it is, which leaves more than 0.05 of it at 100 times as many."),
+        (lambda t: 0.1 * t**0.25, "+0.1 at 1M, +0.12 at 2M, +0.14 at 4M tokens: in the second half it grows as tokens^0.25."),
+        (lambda t: 0.1 if t == 4 else -0.1, "no steady course."),
+    ],
+)  # fmt: skip
+def test_the_course_of_a_decided_difference_is_told(gap, words):
+    tokens = [250_000 * i for i in range(4, 17)]
+    curves = {("a", "loss"): {s: [(t, 2.0 - gap(t / 1e6)) for t in tokens] for s in (0, 1)},
+              ("b", "loss"): {s: [(t, 2.0) for t in tokens] for s in (0, 1)}}  # fmt: skip
+    cells = {row: {s: found[s][-1][1] + 0.001 * s * (row[0] == "a") for s in (0, 1)} for row, found in curves.items()}
+    claim = Claim("better", ["a", "b"], ["loss"], "…", 0.05)
+    part = judge(claim, cells, {"loss": "lower"}, {"loss": None}, curves).parts[0]
+    assert words in part.trend and part.trend.startswith("Along the run its lead on validation text was ")
+    assert judge(claim, cells, {"loss": "lower"}, {"loss": None}, {}).parts[0].trend == ""
+
+
+@pytest.mark.parametrize(
     "gap, words",
     [
         (lambda t: 0.02 * (t / 1.6e6) ** -0.5, "shrinks as tokens^-0.5"),
