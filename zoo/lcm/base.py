@@ -39,6 +39,7 @@ class Base(nn.Module):
         loss: "space" measures errors in the space, as the paper's equations do (in units of the dimensions' mean square scale, so
             that learning rates mean the same in any space); "normalized" in normalized space, as the released code does.
         positions: of the longest document.
+        checkpoint: keep only the inputs of each layer in training, and recompute the rest: less memory for more time.
     """
 
     ahead = 0
@@ -57,13 +58,14 @@ class Base(nn.Module):
         clip: float | None = None,
         loss: Literal["space", "normalized"] = "space",
         positions: int = 4096,
+        checkpoint: bool = False,
     ):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.config, self.vocab, self.context = config | {"normalizer": None}, vocab, context  # it is saved with the weights
         self.normalizer = read_normalizer(normalizer, vocab, clip)
         self.loss = loss
-        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context))
+        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
         self.sampler = Moved()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.nn.cache import Cache
 from zoo.nn.transformer import Embedding, Linear, hidden_size, rotary, rotate
@@ -71,7 +72,7 @@ class Layer(nn.Module):
 class Tower(nn.Module):
     """A causal transformer over sentence vectors with rotary positions: Base-LCM's, and the contextualizer of the two towers.
 
-    width: E, of the vectors; positions: of the longest sequence. A final norm ends it.
+    width: E, of the vectors; positions: of the longest sequence; checkpoint: see `run`. A final norm ends it.
     """
 
     def __init__(
@@ -83,10 +84,11 @@ class Tower(nn.Module):
         hidden: int | None,
         dropout: float,
         positions: int,
+        checkpoint: bool = False,
     ):
         super().__init__()
         check(dim, heads, layers, positions)
-        self.dim, self.heads, self.positions = dim, heads, positions
+        self.dim, self.heads, self.positions, self.checkpoint = dim, heads, positions, checkpoint
         self.pre = Linear(width, dim, True, width**-0.5)
         self.layers = nn.ModuleList(
             Layer(dim, heads, hidden or hidden_size(dim, "llama"), dropout, layers) for _ in range(layers)
@@ -105,7 +107,7 @@ class Tower(nn.Module):
         rope = rotary(positions, self.dim // self.heads, 1e4)
         h = entered(self.pre, x)  # (B, S, D)
         for index, layer in enumerate(self.layers):
-            h = layer(h, rope, mask, causal, cache and cache.layer(index).append)
+            h = run(self.checkpoint, layer, h, rope, mask, causal, cache and cache.layer(index).append)
         return self.norm(h)
 
     def cache(self, batch_size: int, capacity: int) -> Cache:
@@ -154,6 +156,7 @@ class Trunk(nn.Module):
     The paper interleaves both in one sequence; here the clean ones go first, once, and leave their keys and values.
 
     width: E; stages: makes the embedding (…, `stage_dim`) of how far a vector is made, which is put beside it. Stage 0 is clean.
+    checkpoint: see `run`.
     """
 
     def __init__(
@@ -167,10 +170,11 @@ class Trunk(nn.Module):
         positions: int,
         stages: nn.Module,
         stage_dim: int,
+        checkpoint: bool = False,
     ):
         super().__init__()
         check(dim, heads, layers, positions)
-        self.dim, self.heads, self.positions, self.stages = dim, heads, positions, stages
+        self.dim, self.heads, self.positions, self.stages, self.checkpoint = dim, heads, positions, stages, checkpoint
         self.places = Embedding(positions, dim)
         self.pre = Linear(width + stage_dim, dim, True, (width + stage_dim) ** -0.5)
         self.layers = nn.ModuleList(
@@ -185,16 +189,18 @@ class Trunk(nn.Module):
         positions = torch.arange(length, device=x.device) if cache is None else cache.positions(length)
         h = self._entered(x, torch.zeros((), dtype=torch.int64, device=x.device), positions)
         mask, causal = (None, True) if cache is None else cache.visible(length)
-        left: list[Clean] = []
+        left: list[Clean] | None = []
 
         def past(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            left.append(Clean(k, v))
+            if left is not None:
+                left.append(Clean(k, v))
             return (k, v) if cache is None else cache.layer(len(left) - 1).append(k, v)
 
         for layer in self.layers[:-1]:
-            h = layer(h, None, mask, causal, past)
+            h = run(self.checkpoint, layer, h, None, mask, causal, past)
         past(*self.layers[-1].keys(h))
-        return left
+        found, left = left, None  # what a layer leaves that is computed anew, in a backward pass, is not kept
+        return found
 
     def made(
         self, x: Tensor, stage: Tensor, left: Sequence[Clean], dropped: Tensor | None = None, guided: bool = False
@@ -213,7 +219,7 @@ class Trunk(nn.Module):
             before, own = before & ~dropped[:, :, None], own.expand(len(x), -1, -1)  # (B, S, S)
         mask = torch.cat((before, own), -1)[..., None, :, :]  # (1 or B, 1, S, 2 S)
         for layer, clean in zip(self.layers, left):
-            h = layer(h, None, mask, False, clean.and_own, alone)
+            h = run(self.checkpoint, layer, h, None, mask, False, clean.and_own, alone)
         return self.norm(h)
 
     def next(self, x: Tensor, stage: Tensor, cache: Cache, guided: bool) -> Tensor:
@@ -240,6 +246,14 @@ class Trunk(nn.Module):
     def _entered(self, x: Tensor, stage: Tensor, positions: Tensor) -> Tensor:
         beside = self.stages(stage).to(x.dtype).expand(*x.shape[:-1], -1)
         return entered(self.pre, torch.cat((x, beside), -1)) + self.places(positions)
+
+
+def run(checkpoint: bool, layer: nn.Module, *arguments) -> Tensor:
+    """What a layer makes of its arguments. With `checkpoint` it keeps these alone in training, and computes the rest anew in the
+    backward pass."""
+    if checkpoint and torch.is_grad_enabled():
+        return recomputed(layer, *arguments, use_reentrant=False)
+    return layer(*arguments)
 
 
 def entered(pre: nn.Linear, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class OneTower(nn.Module):
             alike.
         step_dim: width of a step's embedding, which is put beside a vector; the paper does not say.
         positions: of the longest document, as places are learnt; default 128 or `context`.
+        checkpoint: as in `Base`.
     """
 
     ahead = 0
@@ -56,6 +57,7 @@ class OneTower(nn.Module):
         fragility: str | None = None,
         step_dim: int = 256,
         positions: int | None = None,
+        checkpoint: bool = False,
     ):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -65,7 +67,7 @@ class OneTower(nn.Module):
             schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
         )
         places = positions or max(128, context)
-        self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim)
+        self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim, checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
         self.sampler = Sampler(predicts=predicts)

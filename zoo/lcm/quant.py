@@ -60,6 +60,7 @@ class Quant(nn.Module):
         drop: how often a sentence is learnt without its context, for guidance.
         samples: sums of each sentence that are learnt at a time, of one reading of its context.
         book_dim: width of a codebook's embedding, which is put beside a vector; the paper does not say.
+        checkpoint: as in `Base`.
     """
 
     ahead = 0
@@ -82,6 +83,7 @@ class Quant(nn.Module):
         samples: int = 1,
         book_dim: int = 256,
         positions: int | None = None,
+        checkpoint: bool = False,
     ):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -100,7 +102,9 @@ class Quant(nn.Module):
         self.normalizer = read_normalizer(normalizer, vocab, clip)
         books, units = self._codebooks[0].books, self._codebooks[0].units
         places = positions or max(128, context)
-        self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Embedding(books + 1, book_dim), book_dim)
+        self.tower = Trunk(
+            vocab, dim, layers, heads, hidden, dropout, places, Embedding(books + 1, book_dim), book_dim, checkpoint
+        )
         self.post = Linear(dim, units if target == "discrete" else vocab, target == "continuous")
         self.trunk = Outline(self.tower, self.post)
         self.sampler = SINGLE[target]
@@ -177,7 +181,7 @@ class Quant(nn.Module):
                 said = without + self.sampler.guidance * (with_context - without)
             if self.target == "continuous":
                 lacking = self.normalizer.denormalize(said) - sums  # (..., E)
-                scores = lacking @ quantizer.centroids[book].t() - quantizer.halves[book]
+                scores = lacking @ quantizer.centroids[book].t().to(lacking) - quantizer.halves[book]
                 said = 2 * scores - lacking.square().sum(-1, keepdim=True)  # minus the squared distances (..., U), eq. 23
             chosen = self.sampler(said, self._chance(chances, book))
             sums = sums + quantizer.centroids[book][chosen]

@@ -246,6 +246,10 @@ class TestbedScores(L.Callback):
         self.sums: dict[str, Tensor] = {}
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if any(hasattr(p, "full_tensor") for p in module.net.parameters()):
+            raise ValueError(
+                "TestbedScores asks whole nets, and this one is sharded: test its checkpoint with --trainer.strategy=auto."
+            )
         set_sampler(module.net, self.sampler, "TestbedScores")
 
     def on_test_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

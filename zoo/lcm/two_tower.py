@@ -6,13 +6,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from zoo.lcm.base import read_fragility, read_normalizer
 from zoo.lcm.batch import drawn, fresh, wide
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
 from zoo.lcm.memory import Memory, Outline
-from zoo.lcm.net import Steps, SwiGLU, Tower, check, empty, entered
+from zoo.lcm.net import Steps, SwiGLU, Tower, check, empty, entered, run
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -37,7 +36,27 @@ class DenoiserLayer(nn.Module):
         self.mlp = SwiGLU(dim, hidden, std)
         self.modulation = Linear(dim, 9 * dim, True, 0.0)  # zeros: at first every layer passes on what it is given
 
-    def forward(self, x: Tensor, modulation: Tensor, look: Look, free: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, embedded: Tensor, which: Tensor | None, before: Tensor, dropped: Tensor, samples: int) -> Tensor:
+        """Whole documents in training: h (R, S, D), R = `samples` · B -> (R, S, D).
+
+        embedded: SiLU of the steps' embeddings, (R, S, D), or (T, D) of which vectors take `which` (R, S). before (B, S, D): what
+        the contextualizer says before each sentence. dropped (R, S): who looks at nothing.
+        """
+        modulation = self.modulation(embedded)  # (R, S, 9 D), or (T, 9 D)
+        if which is not None:
+            modulation = F.embedding(which, modulation)
+        known = self.keys(before) if samples == 1 else (each.repeat(samples, 1, 1, 1) for each in self.keys(before))
+        keys, values = (each.transpose(1, 2) for each in known)  # (R, H, S, D/H)
+        nothing = self.nothing()
+
+        def look(q: Tensor) -> Tensor:
+            # Sentence n sees the zero vector, which is key 0, and those before n, which are keys 1 to n: as causal as can be.
+            found = F.scaled_dot_product_attention(q, keys, values, is_causal=True)
+            return torch.where(dropped[:, None, :, None], nothing, found)  # with the zero vector alone, its value is found
+
+        return self.made(h, modulation, look)
+
+    def made(self, x: Tensor, modulation: Tensor, look: Look, free: Tensor | None = None) -> Tensor:
         """x (R, S, D) and modulation (R, S, 9 D), or (9 D,) for all alike -> (R, S, D).
 
         free (D,): what cross-attention adds where there is no context; then the second half of the rows have none.
@@ -81,7 +100,7 @@ class TwoTower(nn.Module):
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
             alike.
         queries: keep room for the released net's queries and keys that have no effect.
-        checkpoint: keep only the input of each denoiser layer in training, and recompute the rest.
+        checkpoint: keep only the inputs of each layer in training, and recompute the rest: less memory for more time.
     """
 
     ahead = 0
@@ -120,7 +139,7 @@ class TwoTower(nn.Module):
         self.diffusion = Diffusion(
             schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
         )
-        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context))
+        self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         check(dim, heads, denoiser_layers, positions)
         self.steps, self.pre = Steps(dim), Linear(vocab, dim, True, vocab**-0.5)
         hidden = hidden or hidden_size(dim, "llama")
@@ -148,11 +167,7 @@ class TwoTower(nn.Module):
         h, embedded, which = entered(self.pre, x), *self._steps(t)
         samples = len(x) // len(before)
         for layer in self.layers:
-            arguments = (layer, h, embedded, which, before, dropped, samples)
-            if self.checkpoint and torch.is_grad_enabled():
-                h = recomputed(self._layer, *arguments, use_reentrant=False)
-            else:
-                h = self._layer(*arguments)
+            h = run(self.checkpoint, layer, h, embedded, which, before, dropped, samples)
         return self.post(self.norm(h))
 
     def _steps(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -161,24 +176,6 @@ class TwoTower(nn.Module):
         if t.numel() <= steps:
             return F.silu(self.steps(t + 1)), None
         return F.silu(self.steps(torch.arange(1, steps + 1, device=t.device))), t
-
-    @staticmethod
-    def _layer(
-        layer: DenoiserLayer, h: Tensor, embedded: Tensor, which: Tensor | None, before: Tensor, dropped: Tensor, samples: int
-    ) -> Tensor:
-        modulation = layer.modulation(embedded)  # (R, S, 9 D), or (T, 9 D)
-        if which is not None:
-            modulation = F.embedding(which, modulation)
-        known = layer.keys(before) if samples == 1 else (each.repeat(samples, 1, 1, 1) for each in layer.keys(before))
-        keys, values = (each.transpose(1, 2) for each in known)  # (R, H, S, D/H)
-        nothing = layer.nothing()
-
-        def look(q: Tensor) -> Tensor:
-            # Sentence n sees the zero vector, which is key 0, and those before n, which are keys 1 to n: as causal as can be.
-            found = F.scaled_dot_product_attention(q, keys, values, is_causal=True)
-            return torch.where(dropped[:, None, :, None], nothing, found)  # with the zero vector alone, its value is found
-
-        return layer(h, modulation, look)
 
     # -- making vectors -----------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -213,7 +210,7 @@ class TwoTower(nn.Module):
             rows, number = len(x), place[t]
             h = entered(self.pre, torch.cat((x, x)) if guided else x)
             for layer, look, modulation, free in zip(self.layers, looks, kept["modulation"], kept["free"]):
-                h = layer(h, modulation[number], look, free)
+                h = layer.made(h, modulation[number], look, free)
             said = wide(self.post(self.norm(h)))
             return said[:rows], said[rows:] if guided else None
 
