@@ -113,6 +113,7 @@ def test_averages_are_those_of_the_tables(found):
     assert found["test/perplexity"] == pytest.approx(math.exp(found["test/next"]), rel=1e-5)
     three = [found[f"test/{name}"] for name in ("perplexity", "lambada_perplexity", "wikitext_perplexity")]
     assert found["test/average_perplexity"] == pytest.approx(sum(three) / 3, rel=1e-5)
+    assert found["test/average_task_perplexity"] == pytest.approx(sum(three[1:]) / 2, rel=1e-5)
     assert averages({"piqa": 50.0}) == {}
 
 
