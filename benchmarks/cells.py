@@ -67,6 +67,12 @@ class Results:
         done = record.finished(self.records)
         return [done[key] for key in dict.fromkeys(run.key for run in _with_needs(self.runs)) if key in done]
 
+    @property
+    def needed(self) -> list[Record]:
+        """Those of what the rows needed alone."""
+        rows = {run.key for run in self.runs}
+        return [r for r in self.used if r.key not in rows]
+
     @cached_property
     def failed(self) -> list[Record]:
         """Runs whose newest record is a failure, even where an older one is ok."""

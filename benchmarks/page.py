@@ -30,6 +30,7 @@ def page(spec: Spec, scale: str, records: Iterable[Record], gaps: str | None = N
         *([_gap_lines(gaps)] if gaps else []),
         *([["## How it was measured", "", *_facts(results)]] if results.used else []),
         ["## Rows", "", *(_row_line(results, name) for name in spec.runs)],
+        _needs(results),
         _failures(results),
         ["## Commands", "", *_commands(results)],
     ]
@@ -263,6 +264,15 @@ def _row_line(results: Results, name: str) -> str:
     if row.paper:
         parts.append(f"paper: {row.paper.place}")
     return f"- **{row.label}** (`{name}`): {'; '.join(parts) or 'not run at this scale'}."
+
+
+def _needs(results: Results) -> list[str]:
+    """What was measured of nets, autoencoders and labels that rows needed."""
+    lines = []
+    for r in results.needed:
+        found = ", ".join(f"{key.removeprefix('test/')} {value:.4g}" for key, value in r.metrics.items())
+        lines.append(f"- `{r.run}`, seed {r.seed}: {found or 'made'}.")
+    return ["## What they needed", "", *lines] if lines else []
 
 
 def _failures(results: Results) -> list[str]:

@@ -74,7 +74,7 @@ def texts() -> list[Path]:
     folders = [ROOT / name for name in ("zoo", "recipes", "benchmarks", "tests", ".ci", "docs") if (ROOT / name).is_dir()]
     found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     found += [path for path in ROOT.iterdir() if path.is_file()]
-    return sorted(path for path in found if path.suffix not in (".pyc", ".png", ".safetensors", ".npy"))
+    return sorted(path for path in found if path.suffix not in (".pyc", ".png", ".safetensors", ".npy", ".model"))
 
 
 def bad_names(path: Path) -> list[str]:

@@ -93,6 +93,8 @@ def test_a_page_that_has_what_its_runs_need_alone_says_so():
     need = next(need for run in expand(spec, "desk") for need in run.needs)
     page = report.page(spec, "desk", [made(need)])
     assert "No run of this scale has a record yet, though nets that its runs need have one." in page
+    page = report.page(spec, "desk", [made(need, metrics={"test/next": 4.25, "test/dead": 0.125})])
+    assert f"## What they needed\n\n- `{need.row}`, seed {need.seed}: next 4.25, dead 0.125.\n" in page
     assert "Measured here" not in page
 
 

@@ -40,7 +40,8 @@ class Likelihoods(L.Callback):
     `test/social_iqa`, `test/arc_easy`, `test/winogrande`; with each, where lm-eval estimates it, `…_stderr`, and `…_truncated`,
     the percentage of requests that were too long for the net and lost their beginning. Beside them `test/perplexity`, that of the
     test split: exp of its nats per token; no loss but the next token's is in any of these. Where all are measured also averages:
-    `test/average_accuracy` (and its standard error) of five, `test/average_perplexity` of three.
+    `test/average_accuracy` (and its standard error) of five, `test/average_perplexity` of three, and without the corpus's
+    `test/average_task_perplexity` of two.
 
     Prompts, metrics and splits are lm-eval's own, as in `zoo evaluate`, which gives the same numbers of a saved net. Several
     processes share the tasks out.
@@ -106,11 +107,11 @@ class Likelihoods(L.Callback):
         values = trainer.strategy.reduce(values, reduce_op="sum").tolist()
         found = {name: value for name, (value, there) in zip(names, values) if there}
         module.log_dict({f"test/{name}": value for name, value in {**found, **averages(found)}.items()})
-        three = [found.get(printed.name) for printed in TASKS.values() if not printed.is_share]
-        three.append(_perplexity(trainer, module))
-        module.log("test/perplexity", three[-1])
-        if None not in three:
-            module.log("test/average_perplexity", sum(three) / 3)
+        two, own = [found.get(printed.name) for printed in TASKS.values() if not printed.is_share], _perplexity(trainer, module)
+        module.log("test/perplexity", own)
+        if None not in two:
+            module.log("test/average_task_perplexity", sum(two) / 2)
+            module.log("test/average_perplexity", (sum(two) + own) / 3)
 
     def measure(self, net: nn.Module, tokenizer, tasks: list[Loaded]) -> dict[str, float]:
         """What is logged of these tasks, without the averages."""

@@ -98,6 +98,16 @@ def test_exact_scores_come_from_the_next_tokens_loss_alone(teacher, sae, tokens)
     assert not extractor.exact(tokens).equal(extractor(tokens))
 
 
+def test_gradients_are_taken_above_the_autoencoder_alone(teacher, sae, tokens, monkeypatch):
+    """Blocks below the states, and the embedding, run without a graph; those above with one."""
+    trunk, graphs = teacher.trunk, {}
+    for index, block in enumerate(trunk.layers):
+        block.register_forward_hook(lambda m, i, out, index=index: graphs.setdefault(index, []).append(out.requires_grad))
+    ConceptExtractor(teacher, sae, LAYER)(tokens)
+    assert not any(graph for index in range(LAYER) for graph in graphs[index])
+    assert all(graph for index in range(LAYER, len(trunk.layers)) for graph in graphs[index])
+
+
 def test_labels_of_a_text_do_not_hang_on_its_batch_and_nothing_learns(teacher, sae, tokens):
     for score in ("attribution", "random"):
         extractor = ConceptExtractor(teacher, sae, LAYER, score=score).train()

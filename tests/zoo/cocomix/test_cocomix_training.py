@@ -1,9 +1,11 @@
 """`zoo prepare sae`: what is trained explains the states, goes on after a kill, and is read by sae-lens and by us."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from zoo.__main__ import main
 from zoo.cocomix import training
@@ -42,7 +44,11 @@ def test_it_learns_goes_on_after_a_kill_and_is_left_alone_when_finished(home, mo
     main(words(home, f"--sae.out={home}/whole"))
     about = json.loads((home / "whole" / "settings.json").read_text())["measured"]
     assert about["explained_variance"] > 0.3 and 0 < about["l0"] <= 4 and 0 <= about["dead"] < 1
-    assert list((home / "whole").glob("events*")) and not list((home / "whole").glob("checkpoint*"))
+    assert not list((home / "whole").glob("autoencoder-at-*"))  # its checkpoints are gone
+    board = EventAccumulator(str(home / "whole")).Reload()
+    assert {"train/loss", "train/dead", *(f"val/{name}" for name in about)} <= set(board.Tags()["scalars"])
+    assert board.Tags()["images"] == ["explained variance by position"]
+    assert board.Scalars("val/explained_variance")[-1].value == pytest.approx(about["explained_variance"])
     steps, kept = [0], training.SparseAutoencoder.load(home / "whole")
 
     def dying(*args):
@@ -69,6 +75,26 @@ def test_it_learns_goes_on_after_a_kill_and_is_left_alone_when_finished(home, mo
     assert "is trained already" in capsys.readouterr().out
     x = torch.randn(50, D) * 3 + 1
     torch.testing.assert_close(again.decode(again.encode(x)), SAE.load_from_disk(home / "sae")(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_measured_is_what_a_plain_count_gives(home):
+    main(words(home))
+    sae, batches = SparseAutoencoder.load(home / "sae"), [torch.randn(n, T, D) * 2 + 0.5 for n in (3, 4)]
+    measured, curve = training.measure(sae, SimpleNamespace(held_out=lambda: batches, device="cpu"))
+    x = torch.cat(batches)  # (7, T, D)
+    back, active = torch.zeros_like(x), torch.zeros(7, T, 64, dtype=torch.bool)
+    for n in range(7):
+        for t in range(T):
+            found = sae.encode(x[n, t][None])
+            back[n, t] = ((sae.decode(found) - found.mean) / found.std)[0]
+            active[n, t, found.ids[0, found.values[0] > 0]] = True
+    error, spread = (back - x).square().sum((0, 2)), (x - x.mean((0, 1))).square().sum((0, 2))  # (T,)
+    torch.testing.assert_close(curve.float(), 1 - error / spread, atol=1e-4, rtol=1e-4)
+    expected = {
+        "explained_variance": 1 - error.sum() / spread.sum(), "explained_variance_first": curve[0],
+        "explained_variance_last": curve[-1], "l0": active.sum(-1).float().mean(), "dead": (~active.any(0).any(0)).float().mean(),
+    }  # fmt: skip
+    assert measured == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_averages_are_those_of_the_tables(found):
     assert found["test/perplexity"] == pytest.approx(math.exp(found["test/next"]), rel=1e-5)
     three = [found[f"test/{name}"] for name in ("perplexity", "lambada_perplexity", "wikitext_perplexity")]
     assert found["test/average_perplexity"] == pytest.approx(sum(three) / 3, rel=1e-5)
+    assert found["test/average_task_perplexity"] == pytest.approx(sum(three[1:]) / 2, rel=1e-5)
     assert averages({"piqa": 50.0}) == {}
 
 
@@ -152,7 +153,7 @@ def test_processes_share_the_tasks_out(net, files, found, monkeypatch):
         callback.on_test_epoch_end(trainer, module)
     first, second = (values[:, 1] for values in sent)
     assert first.any() and second.any() and not (first * second).any()
-    assert logged == pytest.approx({name: found[name] for name in logged}, rel=1e-5) and len(logged) == 24
+    assert logged == pytest.approx({name: found[name] for name in logged}, rel=1e-5) and len(logged) == 25
 
 
 def test_what_is_not_there_is_left_out_or_refused(net, data, files, tmp_path, monkeypatch, capsys):
