@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 export UV_PYTHON_DOWNLOADS = never
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup reproduce replay pages plan bundle merge test test-all check bench board lock
+.PHONY: help setup reproduce replay pages plan bundle merge test test-all check bench board space lock
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,6 +54,13 @@ bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, abou
 
 board: $(STAMP)  ## TensorBoard over all runs, or over the arms of one spec: make board SPEC=table-mtp-1 SCALE=desk
 	@$(if $(GIVEN_SPEC),$(BIN)/python -m benchmarks.board $(SPEC) --scale $(or $(GIVEN_SCALE),desk),$(BIN)/tensorboard --logdir runs)
+
+# What was done of it is kept under runs/: the same words go on where a killed run stopped.
+SPACE_RUN := runs/sonar-small/space
+SPACE_DATA = -c recipes/sonar/small.yaml $(if $(FILES),--data.init_args.files="$(FILES)")
+space: $(STAMP)  ## make the shipped sentence space anew, about three hours: make space FILES="['my/books/*.jsonl.gz']" [OUT=zoo/sonar/small]
+	@$(BIN)/zoo fit $(SPACE_DATA) --trainer.logger.init_args.version=space $(addprefix --ckpt_path=,$(wildcard $(SPACE_RUN)/checkpoints/last.ckpt))
+	@$(BIN)/zoo prepare space $(SPACE_DATA) --data.init_args.eval_sentences=20000 --run $(SPACE_RUN)/pretrained --out $(or $(OUT),zoo/sonar/small) --scored 1000
 
 # uv is bootstrapped through pip into a folder of its own, so that it never meets the locked packages.
 $(UV):

@@ -3,6 +3,7 @@
 A cell comes from records or prints "—"; the paper's numbers stand in columns of their own.
 """
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ from benchmarks import record, replay
 from benchmarks.cells import Results, interval, paper_value, reference
 from benchmarks.claims import in_words, number, word_of
 from benchmarks.record import TIMES, Record
-from benchmarks.spec import Metric, Run, Spec
+from benchmarks.spec import ROOT, Metric, Run, Spec
 from benchmarks.verdict import NOT_MEASURED
 
 NONE = "—"
@@ -31,6 +32,7 @@ def page(spec: Spec, scale: str, records: Iterable[Record], gaps: str | None = N
         *([["## How it was measured", "", *_facts(results)]] if results.used else []),
         ["## Rows", "", *(_row_line(results, name) for name in spec.runs)],
         _needs(results),
+        _spaces(results),
         _failures(results),
         ["## Commands", "", *_commands(results)],
     ]
@@ -273,6 +275,25 @@ def _needs(results: Results) -> list[str]:
         found = ", ".join(f"{key.removeprefix('test/')} {value:.4g}" for key, value in r.metrics.items())
         lines.append(f"- `{r.run}`, seed {r.seed}: {found or 'made'}.")
     return ["## What they needed", "", *lines] if lines else []
+
+
+def _spaces(results: Results) -> list[str]:
+    """How well sentences come back from the spaces that runs are given: by text, by length in characters, and with noise."""
+    lines = []
+    for folder in sorted({folder for run in results.runs for each in (run, *run.needs) for folder in each.given}):
+        if (path := ROOT / folder / "about.json").is_file():
+            about = json.loads(path.read_text(encoding="utf-8"))
+            scores = {"all of them": about["measured"], **about["by_source"]}
+            shown = [key for key in about["measured"] if key.startswith(("autobleu_", "exact_"))]
+            body = [[text, *(number(found[key], 1) if key in found else NONE for key in shown)] for text, found in scores.items()]
+            lines += [
+                f"`{folder}`: {about['parameters']:,} parameters, trained on {about['text']}. Of held-out sentences, in percent: "
+                "AutoBLEU and exact round trips up to so many characters (above the number before); @: with normal noise of so "
+                "many deviations of each dimension.",
+                "",
+                *table(["held-out sentences of", *shown], body),
+            ]
+    return ["## The space that it stands on", "", *lines] if lines else []
 
 
 def _failures(results: Results) -> list[str]:

@@ -1,5 +1,6 @@
 """Pages from made records: each cell is computed here again, by hand."""
 
+import json
 import math
 from dataclasses import replace
 from statistics import mean, stdev
@@ -7,6 +8,7 @@ from statistics import mean, stdev
 import pytest
 
 from benchmarks import cells as numbers
+from benchmarks import page as page_module
 from benchmarks import record, report
 from benchmarks.cells import Results
 from benchmarks.page import number
@@ -96,6 +98,27 @@ def test_a_page_that_has_what_its_runs_need_alone_says_so():
     page = report.page(spec, "desk", [made(need, metrics={"test/next": 4.25, "test/dead": 0.125})])
     assert f"## What they needed\n\n- `{need.row}`, seed {need.seed}: next 4.25, dead 0.125.\n" in page
     assert "Measured here" not in page
+
+
+def test_a_page_says_how_good_the_space_is_that_its_runs_are_given(tmp_path, monkeypatch):
+    spec = load("figure-lcm-14")
+    assert "The space that it stands on" not in report.page(spec, "smoke", [])
+    folder = tmp_path / spec.scales["desk"].given["space"]
+    folder.mkdir(parents=True)
+    measured = {"autobleu_30": 91.25, "exact_30": 80.0, "autobleu_30@0.1": 70.0, "autobleu": 85.0}
+    about = {
+        "parameters": 4_700_000,
+        "text": "sentences of books",
+        "measured": measured,
+        "by_source": {"books": {"exact_30": 81.0}},
+    }
+    (folder / "about.json").write_text(json.dumps(about))
+    monkeypatch.setattr(page_module, "ROOT", tmp_path)
+    page = report.page(spec, "desk", [])
+    told = page.split("## The space that it stands on")[1].split("##")[0]
+    assert "`zoo/sonar/small`: 4,700,000 parameters, trained on sentences of books." in told and told.count("4,700,000") == 1
+    assert cells(told, "all of them")[1:] == [("autobleu_30", "91.2"), ("exact_30", "80.0"), ("autobleu_30@0.1", "70.0")]
+    assert cells(told, "books")[1:] == [("autobleu_30", "—"), ("exact_30", "81.0"), ("autobleu_30@0.1", "—")]
 
 
 def test_cells_follow_the_records(spec):

@@ -1,11 +1,14 @@
 """AutoBLEU: how well sentences survive the way into one vector and back (LCM paper, sec. 2.2 and table 7)."""
 
+import sys
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import lightning as L
 import torch
 
+from zoo.data.sources import Source
+from zoo.sonar.corpus import Sentences
 from zoo.sonar.space import Space
 
 
@@ -14,7 +17,8 @@ class AutoBLEU(L.Callback):
 
     Logs, in percent, for edges (30, 60, 100): `test/autobleu_30` (of up to 30 characters), `_60` (31 to 60), `_100`;
     `test/autobleu`, up to the second edge, each length weighted as it is in the corpus; `test/exact_30` and on, sentences that
-    come back as they were; for each noise `test/autobleu_60@0.1`, with vectors moved by a tenth of each dimension's deviation.
+    come back as they were; for each noise `test/autobleu_60@0.1`, with vectors moved by a tenth of each dimension's deviation;
+    for each of `corpora`, `test/autobleu_NAME`, of its first sentences, whatever their length.
 
     Args:
         edges: characters of the longest sentence of each group.
@@ -22,6 +26,8 @@ class AutoBLEU(L.Callback):
         beam: 1 is greedy.
         noise: standard deviations of the normal noise, in those of each dimension.
         seed: of the noise.
+        corpora: other texts by name (the paper's: FLORES, CNN DailyMail, Gutenberg, C4), cut up as the data are.
+        most: sentences of each of them (the paper's 10,000).
     """
 
     def __init__(
@@ -31,14 +37,24 @@ class AutoBLEU(L.Callback):
         beam: int = 1,
         noise: Sequence[float] = (0.05, 0.1, 0.2),
         seed: int = 0,
+        corpora: dict[str, Source] | None = None,
+        most: int = 10_000,
     ):
+        self.corpora, self.most = corpora or {}, most
         self.edges, self.sentences, self.beam, self.noise, self.seed = tuple(edges), sentences, beam, tuple(noise), seed
 
     def on_test_epoch_end(self, trainer, module) -> None:
         net, data = module.net, trainer.datamodule
         space = Space(net.encoder, net.decoder, getattr(data, "source_tokenizer", data.tokenizer), data.tokenizer)
         references = data.references("test") if hasattr(data, "references") else None
-        module.log_dict(self.measured(space, data.sentences("test"), references=references))
+        found = self.measured(space, data.sentences("test"), references=references)
+        for name, source in self.corpora.items():
+            own = Sentences(source, data.corpus.segmenter, data.corpus.lang, 1, sys.maxsize, 0.0)
+            texts = [document.text for document in islice(own.documents(), self.most)]
+            if not texts:
+                raise ValueError(f"AutoBLEU.corpora: {source.description} holds no sentence.")
+            found[f"test/autobleu_{name}"] = bleu(round_trips(space, texts, self.beam), texts)
+        module.log_dict(found)
 
     def measured(
         self, space: Space, texts: Sequence[str], prefix: str = "test/", references: Sequence[str] | None = None

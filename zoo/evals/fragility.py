@@ -157,7 +157,8 @@ class FragilityScores(L.Callback):
     `test/kept_cosine`, and of BLEU by length `test/kept_30` and on; `test/fragility_bleu` and `test/fragility_cosine`, between -1
     and 0; `test/fragility_r2`, how much of the former's variance over these sentences a small net tells from the vector that
     learnt from others (absent where they hardly vary or are too few); `test/bleu_bin1` … `_bin10` and `test/cosine_bin1` …, the
-    share of sentences in percent whose mean score lies in each tenth of [0, 1], whose middle is `test/score_at1` ….
+    share of sentences in percent whose mean score lies in each tenth of [0, 1], whose middle is `test/score_at1` …; and the
+    quartiles of that score over sentences, `test/bleu_q1` to `_q3` and `test/cosine_q1` to `_q3`.
 
     Args:
         normalizer: folder of the space whose normalizer scales the noise; None: the net's own, or one fitted to 20,000 training
@@ -217,6 +218,8 @@ class FragilityScores(L.Callback):
             tenth = (-TENTHS * scores.of(score)).long().clamp(0, TENTHS - 1)  # (N,) a score of 1 is in the last
             shares = 100 * torch.bincount(tenth, minlength=TENTHS) / len(texts)
             found |= {f"{score}_bin{number}": share for number, share in enumerate(shares, 1)}
+            quartiles = torch.quantile(-scores.of(score).double(), torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+            found |= {f"{score}_q{number}": quartile for number, quartile in enumerate(quartiles, 1)}
         found |= {f"score_at{number}": (number - 0.5) / TENTHS for number in range(1, TENTHS + 1)}
         if self.learnt and (told := self._told(space, normalizer, reader, texts, scores, data)) is not None:
             found["fragility_r2"] = told

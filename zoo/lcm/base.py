@@ -15,6 +15,7 @@ from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.transformer import Linear
 from zoo.saved import NORMALIZER, opened
+from zoo.sonar.folder import located
 
 FRAGILITY = "fragility.safetensors"
 
@@ -135,7 +136,8 @@ def read_normalizer(place: str | None, width: int, clip: float | None = None) ->
     """
     made = Normalizer(width, clip)
     if place is not None:
-        path = Path(place) / NORMALIZER if Path(place).is_dir() else Path(place)
+        path = located(place)
+        path = path / NORMALIZER if path.is_dir() else path
         with torch.device("cpu"):  # also where the net is only counted
             found = opened(Normalizer, path)
         if found.width != width:

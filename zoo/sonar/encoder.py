@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.sonar.folder import CONFIG
+from zoo.sonar.named import found_at, sources
 from zoo.sonar.space import Space
 
 
@@ -17,7 +18,8 @@ class SpaceEncoder:
     another process or machine is its settings, and takes the devices that are there.
 
     Args:
-        space: its folder, or the card of sonar-space that holds the encoder (the paper's: "text_sonar_basic_encoder").
+        space: its folder, or the card of sonar-space that holds the encoder (the paper's: "text_sonar_basic_encoder"), or several
+            sources joined by "+" (zoo.sonar.named).
         device: "auto" is a GPU where the process has one.
         dtype: of weights and products; vectors are float32.
     """
@@ -39,17 +41,14 @@ class SpaceEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Hex digest of what decides a vector: of a folder its encoder's files, which are hashed and not opened; of a card its
-        name."""
+        name. Raises FileNotFoundError, in a sentence, of a path where no space is."""
         told = hashlib.sha256(f"{self.dtype} ".encode())
-        folder = Path(self.space).expanduser()
-        if not folder.is_dir():
-            return hashlib.sha256(f"card {self.space} {self.dtype}".encode()).hexdigest()[:32]
-        if not (folder / CONFIG).is_file():
-            raise FileNotFoundError(f"{folder / CONFIG} is missing: give the folder of a space.")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file() and _decides(path.relative_to(folder))):
-            told.update(str(path.relative_to(folder)).encode())
-            with open(path, "rb") as file:
-                told.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else file.read())
+        for source in sources(self.space):
+            folder = found_at(source)
+            if folder is None:
+                told.update(f"card {source} ".encode())
+            elif folder.is_dir():
+                _add(told, folder)
         return told.hexdigest()[:32]
 
     @property
@@ -64,6 +63,15 @@ class SpaceEncoder:
     def encode(self, texts: list[str], lang: str) -> Tensor:
         """(N, E) float32. Raises ValueError, in a sentence, for a language that the space does not have."""
         return self.opened.encode(texts, lang)
+
+
+def _add(told, folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder / CONFIG} is missing: give the folder of a space.")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and _decides(path.relative_to(folder))):
+        told.update(str(path.relative_to(folder)).encode())
+        with open(path, "rb") as file:
+            told.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else file.read())
 
 
 def _decides(path: Path) -> bool:

@@ -24,6 +24,7 @@ from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import Tokenizer
 
 CONFIG, PIECES = "config.json", "sentencepiece.model"
+PACKAGE = Path(__file__).parents[2]  # what zoo/ lies in
 HALVES = {"encoder": TextEncoder, "decoder": TextDecoder}
 
 
@@ -34,6 +35,12 @@ class Opened(NamedTuple):
     decoder: TextDecoder | None
     tokenizer: Tokenizer
     normalizer: Normalizer | None
+
+
+def located(place: str | os.PathLike) -> Path:
+    """A path as it is given; where nothing is there, in the installed package: "zoo/sonar/small" is there from anywhere."""
+    place = Path(place).expanduser()
+    return PACKAGE / place if not place.exists() and place.parts[:1] == ("zoo",) else place
 
 
 def write_folder(
@@ -74,7 +81,7 @@ def open_folder(folder: str | Path, dtype: torch.dtype = torch.float32) -> Opene
 
     Raises FileNotFoundError or ValueError, in a sentence, for a folder that is missing, damaged, or of parts that do not fit.
     """
-    folder = Path(folder)
+    folder = located(folder)
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder / CONFIG} is missing: give a folder that zoo.sonar.folder.write_folder wrote.")
     try:

@@ -4,7 +4,7 @@ A source is a folder (zoo.sonar.folder), a card of sonar-space, which brings one
 takes the place of what an earlier one brought:
 
     text_sonar_basic_encoder+text_sonar_basic_decoder      SONAR itself
-    runs/space+text_sonar_finetuned_decoder                a folder's encoder and normalizer, and the decoder of a card
+    zoo/sonar/small+text_sonar_finetuned_decoder           a folder's encoder and normalizer, and the decoder of a card
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 
 from zoo.nn.normalizer import Normalizer
 from zoo.saved import opened
-from zoo.sonar.folder import CONFIG, Opened, open_folder
+from zoo.sonar.folder import CONFIG, Opened, located, open_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import Tokenizer
 
@@ -36,6 +36,16 @@ def sources(space: str | os.PathLike) -> list[str]:
     return [name] if os.path.exists(name) else [part.strip() for part in name.split("+")]
 
 
+def found_at(source: str) -> Path | None:
+    """Where a source lies on disk, None of a card's name. Raises FileNotFoundError, in a sentence, of a path where nothing is."""
+    place = located(source)
+    if place.exists():
+        return place
+    if os.sep in source:
+        raise FileNotFoundError(f"{source} is no folder: give the one that holds {CONFIG}, or a card's name.")
+    return None
+
+
 def open_parts(*names: str | os.PathLike, dtype: torch.dtype = torch.float32) -> Parts:
     """What these names stand for, on the CPU, in `dtype`.
 
@@ -43,14 +53,15 @@ def open_parts(*names: str | os.PathLike, dtype: torch.dtype = torch.float32) ->
     """
     found = Parts()
     for source in (source for name in names for source in sources(name)):
-        if os.path.isdir(source):
-            here = open_folder(source, dtype)
+        place = found_at(source)
+        if place is not None and place.is_dir():
+            here = open_folder(place, dtype)
             brought = Parts(
                 here.encoder, here.decoder, here.encoder and here.tokenizer, here.decoder and here.tokenizer, here.normalizer
             )
-        elif source.endswith(".safetensors"):
-            brought = Parts(normalizer=opened(Normalizer, source))
-        elif os.path.exists(source) or os.sep in source:
+        elif place is not None and place.suffix == ".safetensors":
+            brought = Parts(normalizer=opened(Normalizer, place))
+        elif place is not None:
             raise FileNotFoundError(f"{source} is no folder: give the one that holds {CONFIG}, or a card's name.")
         else:
             from zoo.sonar.cards import from_card
@@ -64,7 +75,7 @@ def open_parts(*names: str | os.PathLike, dtype: torch.dtype = torch.float32) ->
 def open_named(space: str | os.PathLike, dtype: torch.dtype = torch.float32) -> Opened:
     """What a name stands for as `open_folder` gives it. ValueError, beside what `open_parts` raises, where encoder and decoder
     have different tokenizers."""
-    if os.path.isdir(space):
+    if located(space).is_dir():
         return open_folder(space, dtype)
     found = open_parts(space, dtype=dtype)
     tokenizer = found.source or found.target
@@ -78,8 +89,9 @@ def open_named(space: str | os.PathLike, dtype: torch.dtype = torch.float32) -> 
 def tokenizer_of(space: str | os.PathLike) -> Tokenizer:
     """The tokenizer of a name's first source, of which no net is opened. Raises what `open_parts` raises."""
     first = sources(space)[0]
-    if os.sep in first or Path(first).exists():
-        return Tokenizer.opened(first)
+    place = found_at(first)
+    if place is not None:
+        return Tokenizer.opened(place)
     from zoo.sonar.cards import tokenizer_of_card
 
     return tokenizer_of_card(first)

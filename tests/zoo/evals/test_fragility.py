@@ -1,10 +1,15 @@
 """AutoBLEU and fragility on a made-up space whose answers are known: its decoder says the known sentence that is nearest."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from zoo.data.segment import Cleaned, Sentencex
+from zoo.data.sources import Files
+from zoo.evals import autobleu
 from zoo.evals.autobleu import AutoBLEU, bleu, grouped, round_trips, spread
-from zoo.evals.fragility import CharacterNgrams, fragility, sentence_bleu
+from zoo.evals.fragility import CharacterNgrams, FragilityScores, fragility, sentence_bleu
 from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 
@@ -68,6 +73,59 @@ def test_autobleu_by_length(space):
     assert [len(group) for group in grouped(TEXTS, (30, 33, 40))] == counts and min(counts) > 0
     assert spread(list("abcdef"), 3) == ["a", "c", "e"] and spread(["a"], 3) == ["a"]
     assert round_trips(space, TEXTS[:5]) == TEXTS[:5] and bleu(["a b c d e"], ["a b c d f"]) < 100
+
+
+class Forgetful:
+    """Says the first seven words of a sentence, whatever the noise."""
+
+    def encode(self, texts):
+        self.texts = list(texts)
+        return torch.zeros(len(texts), 2)
+
+    def decode(self, vectors, beam=1):
+        return [" ".join(text.split()[:7]) for text in self.texts]
+
+
+def test_autobleu_weighs_its_first_two_lengths_as_the_text_has_them():
+    short = [f"Say {word} again now." for word in ("this", "that", "these")]
+    long = ["One two three four five six seven eight.", "All of this is far too long to keep."]
+    found = AutoBLEU(edges=(25, 45), sentences=2, noise=()).measured(Forgetful(), [*short, *long], prefix="")
+    kept = ["One two three four five six seven", "All of this is far too long"]
+    assert found["exact_25"] == 100 and found["exact_45"] == 0 and found["autobleu_25"] == pytest.approx(100)
+    assert found["autobleu_45"] == bleu(kept, long) < 90
+    assert found["autobleu"] == pytest.approx((3 * 100 + 2 * found["autobleu_45"]) / 5)  # three are, two of them were measured
+    other = [text.upper() for text in short]
+    assert AutoBLEU(edges=(25, 45), noise=()).measured(Forgetful(), short, "", other)["exact_25"] == 0
+
+
+def test_autobleu_of_other_texts(tmp_path, monkeypatch):
+    (tmp_path / "other.txt").write_text("It rains.\n\nOne two three four five six seven eight nine. The last one is left out.")
+    corpus = SimpleNamespace(segmenter=Cleaned(Sentencex()), lang="eng_Latn")
+    logged, data = {}, SimpleNamespace(corpus=corpus, tokenizer=None, sentences=lambda split: ["Say this again now."])
+    module = SimpleNamespace(net=SimpleNamespace(encoder=None, decoder=None), log_dict=logged.update)
+    monkeypatch.setattr(autobleu, "Space", lambda *parts: Forgetful())
+    run = lambda files: AutoBLEU(
+        noise=(), corpora={"other": Files(str(tmp_path / files), validation=0.0, test=0.0)}, most=2
+    ).on_test_epoch_end(SimpleNamespace(datamodule=data), module)
+    run("other.txt")
+    cut = ["It rains.", "One two three four five six seven eight nine."]
+    assert logged["test/autobleu_other"] == bleu(["It rains.", "One two three four five six seven"], cut)
+    assert set(logged) == {"test/autobleu", "test/autobleu_30", "test/exact_30", "test/autobleu_other"}
+    (tmp_path / "empty.txt").write_text("!!")
+    with pytest.raises(ValueError, match="holds no sentence"):
+        run("empty.txt")
+
+
+def test_what_is_logged_of_the_spread_over_sentences(space):
+    data = SimpleNamespace(sentences=lambda split: TEXTS)
+    net = SimpleNamespace(normalizer=Normalizer.fitted(space.vectors))
+    space.device = torch.device("cpu")
+    levels = (0.1, 0.5)
+    found = FragilityScores(edges=(60,), learnt=0, levels=levels).measured(space, net, data)
+    each = fragility(space, net.normalizer, TEXTS, CharacterNgrams(TEXTS), levels).bleu.mean(1)
+    assert [found[f"bleu_q{i}"] for i in (1, 2, 3)] == pytest.approx(each.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist())
+    assert found["bleu_q1"] < found["bleu_q3"] and sum(found[f"bleu_bin{i}"] for i in range(1, 11)) == pytest.approx(100)
+    assert found["bleu_bin10"] == pytest.approx(100 * float((each >= 0.9).float().mean()), abs=1e-4)
 
 
 def test_sentence_bleu_is_one_for_the_same_text():

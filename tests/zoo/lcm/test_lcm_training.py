@@ -13,6 +13,7 @@ from tests.zoo.lcm.arms import ARMS, parts
 from zoo import lcm
 from zoo.cli import main
 from zoo.meter import training_flops
+from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.pretrained import from_pretrained
 from zoo.saved import save
@@ -102,3 +103,12 @@ def test_a_stopped_run_goes_on_exactly(home, name):
     assert torch.equal(saved.normalizer.scale, whole.datamodule.normalizer.scale) and (saved.normalizer.scale != 1).any()
     assert torch.equal(saved.normalizer.scale, whole.model.net.normalizer.scale)
     assert json.loads((Path(whole.trainer.log_dir) / "pretrained/tokenizer/space.json").read_text())["encoder"] == "abc"
+
+
+def test_the_normalizer_of_the_released_code_is_one_by_name(home):
+    words = ["--trainer.callbacks=[{class_path: zoo.lcm.normalizing.StoreNormalizer, init_args: {kind: released}}]"]
+    run = main(arguments(home, "base", "released", "--trainer.max_steps=1", "--trainer.limit_val_batches=0", *words))
+    vectors = torch.from_numpy(run.datamodule.stores["train"].sample(10**6))
+    wanted = Normalizer.fitted(vectors, 0.25, 0.75)
+    torch.testing.assert_close(run.model.net.normalizer.scale, wanted.scale)
+    assert (wanted.scale != run.datamodule.normalizer.scale).any()

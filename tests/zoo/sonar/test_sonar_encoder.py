@@ -53,6 +53,10 @@ def test_its_fingerprint_is_of_what_decides_a_vector(home, tmp_path):
     assert fingerprint("text_sonar_basic_encoder") != fingerprint("another_encoder")  # cards are not opened
     with pytest.raises(FileNotFoundError, match="give the folder of a space"):
         fingerprint(home)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        fingerprint(home / "nowhere")
+    joined = fingerprint(f"{home}/space+another_decoder")
+    assert len({joined, fingerprint(home / "space"), fingerprint("another_decoder")}) == 3
 
 
 def test_a_configuration_names_it(home, tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from zoo.__main__ import main
+from zoo.lcm.base import read_normalizer
 from zoo.nn.normalizer import Normalizer
 from zoo.saved import save
-from zoo.sonar import AutoEncoding, RobustDecoder, Space, SpaceEncoder, cards
+from zoo.sonar import AutoEncoding, RobustDecoder, Space, SpaceEncoder, cards, folder
 from zoo.sonar.folder import write_folder
 from zoo.sonar.named import open_named, open_parts, sources, tokenizer_of
 from zoo.sonar.net import TextDecoder
@@ -109,5 +110,19 @@ def test_what_does_not_fit_is_said(home):
     for opened in (open_named, Space.opened):
         with pytest.raises(ValueError, match="no encoder and no decoder"):
             opened(home / "normalizer.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"nowhere/languages\.json is missing: give the folder of a space"):
+    with pytest.raises(FileNotFoundError, match=r"is no folder: give the one that holds config\.json, or a card's name"):
         tokenizer_of(home / "nowhere")
+
+
+def test_what_is_shipped_is_there_from_any_directory(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "bare", tmp_path / "installed/zoo/sonar/small")
+    save(open_parts(home / "normalizer.safetensors").normalizer, tmp_path / "installed/zoo/sonar/small/normalizer.safetensors")
+    monkeypatch.setattr(folder, "PACKAGE", tmp_path / "installed")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    name = "zoo/sonar/small"
+    assert Space.opened(name).normalizer is not None and open_named(name).encoder.dim == read_normalizer(name, 32).width == 32
+    assert tokenizer_of(name).fingerprint == open_named(f"{name}+{home}/decoder").tokenizer.fingerprint
+    assert SpaceEncoder(name).fingerprint == SpaceEncoder(str(home / "bare")).fingerprint
+    shutil.copytree(home / "decoder", tmp_path / "elsewhere/zoo/sonar/small")  # what is there is taken before
+    assert open_named(name).encoder is None

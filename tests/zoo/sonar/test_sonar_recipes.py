@@ -88,6 +88,10 @@ def test_a_run_becomes_a_space_with_normalizer_and_cards(tmp_path, capsys):
         rows.append(cli.model.net.eval().encoder(batches[k]["source"]))
     wanted = Normalizer.fitted(torch.cat(rows)[:120].detach())
     torch.testing.assert_close(space.normalizer.center, wanted.center)
+    given = ["--run", str(run), "--out", str(tmp_path / "as-released"), "--sentences", "120", "--normalizer", "released"]
+    own(["prepare", "space", *given, "--scored", "2", *words])
+    released = Space.opened(tmp_path / "as-released").normalizer
+    torch.testing.assert_close(released.scale, Normalizer.fitted(torch.cat(rows)[:120].detach(), 0.25, 0.75).scale)
     told = json.loads((tmp_path / "space" / "about.json").read_text())
     assert told["measured"] == found and set(found) >= {"autobleu_30", "exact_60", "autobleu"} and told["bytes"] > 1000
     assert (tmp_path / "space" / "cards" / "small_zoo.yaml").exists() and "MB, trained on" in capsys.readouterr().out
