@@ -5,20 +5,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from zoo.data.loader import Numbered
 from zoo.data.sentence_store import SentenceStore
 
 PADDING, GIVEN, TARGET = 0, 1, 2  # `role` of a sentence: none, part of a prompt, to be learnt
 POOL, RUN = 4096, 64  # chunks among which those of similar length are brought together, and how many stay together
 
 
-class SentenceBatches(Dataset):
-    """Batch k of one process, a pure function of k: chunks at global positions offset + (k·world + rank)·batch + 0 … batch − 1.
-
-    window: (batch,) positions -> (batch,) chunk numbers, or as many as it likes. Rows at positions from `scored` on repeat the
-    last one with `mask` False.
-    """
+class SentenceBatches(Numbered):
+    """Chunks of documents, of which `window` may give as many as it likes."""
 
     def __init__(
         self,
@@ -29,15 +25,11 @@ class SentenceBatches(Dataset):
         rank: int = 0,
         world: int = 1,
     ):
-        self.store, self.batch, self.window, self.scored = store, batch, window, scored
-        self.rank, self.world, self.offset = rank, world, 0
+        super().__init__(batch, window, scored, rank, world)
+        self.store = store
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
-        position = self.offset + (k * self.world + self.rank) * self.batch + np.arange(self.batch)
-        counted = np.ones(self.batch, bool)
-        if self.scored is not None:
-            counted, position = position < self.scored, np.minimum(position, self.scored - 1)
-        numbers = self.window(position)  # (B,)
+        numbers, counted = self.numbers(k)  # (B,)
         counted = counted if len(counted) == len(numbers) else np.ones(len(numbers), bool)
         vectors, lengths = self.store.chunks(numbers)  # (B, S, E)
         role = np.where(np.arange(vectors.shape[1]) < lengths[:, None], TARGET, PADDING)  # (B, S)

@@ -12,12 +12,30 @@ from zoo.data.store import TokenStore
 from zoo.data.tokenizer import Tokenizer
 
 
-class Batches(Dataset):
+class Numbered(Dataset):
     """Batch k of one process, a pure function of k: rows at global positions offset + (k·world + rank)·batch + 0 … batch − 1.
 
-    window: (batch,) positions -> (batch,) window numbers. Rows at positions from `scored` on repeat the last one with `mask`
-    False, so that every process has as many batches and sums stay exact.
+    window: (batch,) positions -> (batch,) numbers of windows or chunks. Rows at positions from `scored` on repeat the last one
+    and do not count, so that every process has as many batches and sums stay exact.
     """
+
+    def __init__(
+        self, batch: int, window: Callable[[np.ndarray], np.ndarray], scored: int | None = None, rank: int = 0, world: int = 1
+    ):
+        self.batch, self.window, self.scored = batch, window, scored
+        self.rank, self.world, self.offset = rank, world, 0
+
+    def numbers(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `window` says (B,) of batch k, and whether each of its positions counts (batch,) bool."""
+        position = self.offset + (k * self.world + self.rank) * self.batch + np.arange(self.batch)
+        counted = np.ones(self.batch, bool)
+        if self.scored is not None:
+            counted, position = position < self.scored, np.minimum(position, self.scored - 1)
+        return self.window(position), counted
+
+
+class Batches(Numbered):
+    """Windows of tokens."""
 
     def __init__(
         self,
@@ -31,16 +49,12 @@ class Batches(Dataset):
         rank: int = 0,
         world: int = 1,
     ):
+        super().__init__(batch, window, scored, rank, world)
         self.store, self.eos, self.token_bytes = store, tokenizer.eos, tokenizer.token_bytes
-        self.context, self.width, self.batch, self.window, self.scored = context, context + ahead, batch, window, scored
-        self.rank, self.world, self.offset = rank, world, 0
+        self.context, self.width = context, context + ahead
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
-        position = self.offset + (k * self.world + self.rank) * self.batch + np.arange(self.batch)
-        counted = np.ones(self.batch, bool)
-        if self.scored is not None:
-            counted, position = position < self.scored, np.minimum(position, self.scored - 1)
-        numbers = self.window(position)  # (B,)
+        numbers, counted = self.numbers(k)  # (B,)
         tokens = self.store.windows(numbers * self.context, self.width)  # (B, T + ahead)
         ends = tokens == self.eos
         arrays = {
