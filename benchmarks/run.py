@@ -1,4 +1,4 @@
-"""Runs a spec: `python -m benchmarks.run table-mtp-1 --scale laptop [--jobs N] [--only ROW] [--again] [--plan]`.
+"""Runs a spec: `python -m benchmarks.run table-mtp-1 --scale laptop [--jobs N] [--only ROW] [--seed N] [--again] [--plan]`.
 
 Each run is a process of its own and leaves one record (benchmarks/record.py says where) and one folder of logs and checkpoints
 under runs/. Runs that have an ok record of the same configuration, seed, data and code are skipped, whatever spec they were made
@@ -34,8 +34,18 @@ from benchmarks.typed import nearest
 _PLACE = re.compile(r"(?<![\w.])/(?:[\w.@+-]+/)+")  # folders from the root on
 
 
-def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = False, count: int | None = None) -> list[Record]:
-    """Run what has no record yet, `count` at a time (default: one, or as many as there are GPUs), and return the new records."""
+def sweep(
+    spec: Spec,
+    scale: str,
+    only: list[str] | None = None,
+    again: bool = False,
+    count: int | None = None,
+    seeds: list[int] | None = None,
+) -> list[Record]:
+    """Run what has no record yet, `count` at a time (default: one, or as many as there are GPUs), and return the new records.
+
+    only, seeds: of these rows and seeds alone.
+    """
     for row in only or ():
         if row not in spec.runs:
             raise ValueError(f"{spec.name} has no row {row!r}{nearest(row, spec.runs)}")
@@ -46,7 +56,9 @@ def sweep(spec: Spec, scale: str, only: list[str] | None = None, again: bool = F
                 f"(zoo {spec.needs[name].verb or 'fit'} makes one), or take a scale that makes its own"
             )
     place = record.folder(scale)
-    runs = [run for run in expand(spec, scale) if not only or run.row in only]
+    runs = [run for run in expand(spec, scale) if (not only or run.row in only) and (not seeds or run.seed in seeds)]
+    if unknown := set(seeds or ()) - {run.seed for run in runs}:
+        raise ValueError(f"{spec.name} has no seed {min(unknown)} at scale {scale}")
     records, complaints = record.load(place)
     print(*complaints, f"{spec.name}: {spec.title}", sep="\n")
     gpus = _gpus()
@@ -336,6 +348,7 @@ def main(args: list[str] | None = None) -> int:
         "--jobs", type=int, metavar="N", help="runs side by side: one thread each on a CPU, one GPU each elsewhere"
     )
     parser.add_argument("--only", action="append", metavar="ROW", help="this row only (may be repeated)")
+    parser.add_argument("--seed", action="append", type=int, metavar="N", help="this seed only (may be repeated)")
     parser.add_argument("--again", action="store_true", help="run even what has a record")
     parser.add_argument("--plan", action="store_true", help="say what it would take, and run nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)  # one run, as JSON
@@ -357,7 +370,7 @@ def main(args: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         spec = load(given.spec)
-        new = sweep(spec, given.scale, given.only, given.again, given.jobs)
+        new = sweep(spec, given.scale, given.only, given.again, given.jobs, given.seed)
     except (ValueError, FileNotFoundError) as error:
         print(f"benchmarks.run: {error}", file=sys.stderr)
         return 2

@@ -126,6 +126,15 @@ def test_what_is_recorded_is_skipped_until_asked_again(house, capfd):
     assert set(records(root)) == {("one", "ok"), ("one", "failed")}
 
 
+def test_single_seeds_of_a_spec(house, capfd):
+    root = house()
+    (root / "table-made-1.yaml").write_text(SPEC.replace("seeds: [0]", "seeds: [0, 1, 2]"))
+    assert run.main(["table-made-1", "--only", "one", "--seed", "2", "--seed", "0"]) == 0
+    assert sorted(r.seed for r in record.load(root / "runs/records")[0]) == [0, 2]
+    assert run.main(["table-made-1", "--seed", "3"]) == 2
+    assert "table-made-1 has no seed 3 at scale laptop" in capfd.readouterr().err
+
+
 def test_other_data_or_another_recipe_is_not_skipped(house, monkeypatch, capfd):
     root = house()
     run.main(["table-made-1", "--only", "one"])
