@@ -26,9 +26,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import merge, record
+from benchmarks.child import datamodule
 from benchmarks.layers import read
 from benchmarks.record import Record
-from benchmarks.run import datamodule, is_valid
+from benchmarks.run import is_valid
 from benchmarks.spec import ROOT, SPECS, Run, Spec, expand, identity, load
 from benchmarks.stores import Store, cut, share_out
 
