@@ -283,7 +283,7 @@ def _spaces(results: Results) -> list[str]:
     for folder in sorted({folder for run in results.runs for each in (run, *run.needs) for folder in each.given}):
         if (path := ROOT / folder / "about.json").is_file():
             about = json.loads(path.read_text(encoding="utf-8"))
-            scores = {"all of them": about["measured"], **about["by_source"]}
+            scores = {"all of them": about["measured"], "all, decoded with beam 5": about["beam5"], **about["by_source"]}
             shown = [key for key in about["measured"] if key.startswith(("autobleu_", "exact_"))]
             body = [[text, *(number(found[key], 1) if key in found else NONE for key in shown)] for text, found in scores.items()]
             lines += [

@@ -26,10 +26,10 @@ class Nearest:
         near = torch.tensor([0.2 if "house" in text else 1.0 for text in texts])[:, None]
         self.vectors = near * torch.randn(len(texts), 16, generator=torch.Generator().manual_seed(0)) + (near < 1) * 3
 
-    def encode(self, texts):
+    def encode(self, texts, lang=None):
         return torch.stack([self.vectors[self.texts.index(text)] for text in texts])
 
-    def decode(self, vectors, beam=1):
+    def decode(self, vectors, lang=None, beam=1):
         return [self.texts[i] for i in torch.cdist(vectors, self.vectors).argmin(1).tolist()]
 
 
@@ -78,11 +78,11 @@ def test_autobleu_by_length(space):
 class Forgetful:
     """Says the first seven words of a sentence, whatever the noise."""
 
-    def encode(self, texts):
+    def encode(self, texts, lang=None):
         self.texts = list(texts)
         return torch.zeros(len(texts), 2)
 
-    def decode(self, vectors, beam=1):
+    def decode(self, vectors, lang=None, beam=1):
         return [" ".join(text.split()[:7]) for text in self.texts]
 
 
