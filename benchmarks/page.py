@@ -15,6 +15,7 @@ from benchmarks.spec import ROOT, Metric, Run, Spec
 from benchmarks.verdict import NOT_MEASURED
 
 NONE = "—"
+TOKENS = ("zoo.data.Code", "zoo.data.OpenWebText")  # data whose batches hold as many tokens as their settings say
 
 
 def page(spec: Spec, scale: str, records: Iterable[Record], gaps: str | None = None, figure: str | None = None) -> str:
@@ -314,6 +315,8 @@ def _budget(run: Run, devices: int) -> int | None:
     """Training tokens of a run by its configuration; None where that does not say."""
     config = run.config()
     trainer, data = config.get("trainer", {}), config.get("data", {}).get("init_args", {})
+    if not str(config.get("data", {}).get("class_path")).startswith(TOKENS) or data.get("view") == "sentences":
+        return None
     numbers = [trainer.get("max_steps"), data.get("batch"), data.get("context")]
     return math.prod([*numbers, trainer.get("accumulate_grad_batches", 1), devices]) if all(numbers) else None
 

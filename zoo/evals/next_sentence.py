@@ -4,7 +4,6 @@ A whole chunk is scored in one call of the net's `predict`, which reads its cont
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import lightning as L
@@ -19,12 +18,16 @@ from zoo.evals.information import CausalScorer, is_name
 from zoo.evals.judge import FEWEST, Judge
 from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places, set_sampler
 from zoo.sonar.encoder import SpaceEncoder
+from zoo.sonar.folder import located
 from zoo.sonar.space import Space
 
 ROWS = ("", "truth_", "shuffled_")
+CONSTANT = "mean_"
+MEANT = 20_000  # sentences that the mean is taken of, at most, evenly spread over the split
 VECTORS = ("l2", "contrastive", "contrastive_others", "par", "par_pooled")
-TEXTS = ("l2_roundtrip", "gap", "gap_share", "mi", "coherence")
+TEXTS = ("l2_roundtrip", "gap", "gap_share", "moved", "mi", "coherence")
 NAMES = [row + name for row in ROWS for name in (*VECTORS, *TEXTS)] + ["distractors", "par_kept"]
+NAMES += [CONSTANT + name for name in VECTORS]
 
 
 class Kept(NamedTuple):
@@ -52,13 +55,15 @@ class NextSentence(L.Callback):
     `test/par_pooled`, the same of means (`zoo.evals.sentence_scores` says more); `test/scored`, how many sentences.
 
     Of some documents, the same ones for arms of equal data.batch and number of processes, with a space: `test/l2_roundtrip`,
-    ‖encode(decode(x̂)) - x‖; `test/gap`, that less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; with a scorer
-    `test/mi`, mutual information with the 10 true sentences before, in nats per token; with a judge `test/coherence`, the mean
-    probability that a document is coherent whose scored sentences are replaced by the predictions, after their round trip where
-    there is a space; `test/decoded`, how many sentences.
+    ‖encode(decode(x̂)) - x‖; `test/gap`, that less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; `test/moved`,
+    ‖encode(decode(x̂)) - x̂‖, small where what is said is a sentence of the space; with a scorer `test/mi`, mutual information
+    with the 10 true sentences before, in nats per token; with a judge `test/coherence`, the mean probability that a document is
+    coherent whose scored sentences are replaced by the predictions, after their round trip where there is a space;
+    `test/decoded`, how many sentences.
 
     And the same of two predictors that know no context, `test/truth_l2` … (x̂ = x: what the space and the scorers leave at best)
-    and `test/shuffled_l2` … (x̂ is a true sentence of another place, drawn from the batch).
+    and `test/shuffled_l2` … (x̂ is a true sentence of another place, drawn from the batch). Of vectors alone `test/mean_l2` … (x̂
+    is the mean of the split's sentences: what a regression says that knows no context).
 
     Args:
         space: folder of the sentence space, or several sources, as `Space.opened` takes them; None: no round trips.
@@ -99,12 +104,13 @@ class NextSentence(L.Callback):
 
     def _forget(self) -> None:
         self.sums, self.kept = Sums(), list[Kept]()
+        self.mean: Tensor | None = None
         self.bound = 1 << 64  # the lowest priority that was too much: nothing behind it is kept
 
     # -- Lightning's hooks ----------------------------------------------------------------------------------------
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         for place in (*self.sources, self.scorer_name, self.judge_name):  # what is not there is told before the training
-            if place and not Path(place).expanduser().is_dir() and (place == self.judge_name or not is_name(place)):
+            if place and not located(place).is_dir() and (place == self.judge_name or not is_name(place)):
                 raise FileNotFoundError(f"NextSentence: there is no folder {place}: make it first, or leave it out.")
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -204,7 +210,11 @@ class NextSentence(L.Callback):
             )
         other = elsewhere(true, at, self.seed * 1_000_003 + numbers[0])
         documents = batch["window"] if store is None else torch.from_numpy(store.document[numbers]).to(true.device)
-        for row, vectors in zip(ROWS, (said, true, other)):
+        told = dict(zip(ROWS, (said, true, other)))
+        if store is not None:
+            self.mean = torch.from_numpy(store.sample(MEANT).mean(0)) if self.mean is None else self.mean  # (E,)
+            told[CONSTANT] = self.mean.to(true).expand_as(true)
+        for row, vectors in told.items():
             add_vector_scores(self.sums, vectors, true, at, documents, row)
         if self.space or self.judge:
             self._keep(numbers, at, true, said, other)
@@ -242,6 +252,7 @@ class NextSentence(L.Callback):
                 near = l2(vectors, true)
                 self.sums.mean(f"{row}gap", far - near)
                 self.sums.add(f"{row}gap_share", (far - near).sum(), near.sum())
+                self.sums.mean(f"{row}moved", l2(back, vectors))
                 vectors = back
             if self.judge:
                 documents = [each for each in filled(chosen, vectors) if len(each) >= FEWEST]
