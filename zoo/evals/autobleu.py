@@ -72,9 +72,8 @@ class AutoBLEU(L.Callback):
             found[f"{prefix}autobleu_{edge}"] = bleu(back, wanted)
             found[f"{prefix}exact_{edge}"] = 100 * sum(a == b for a, b in zip(back, wanted)) / len(chosen)
             for level in self.noise:
-                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(
-                    round_trips(space, chosen, self.beam, level, seed_of(self.seed)), wanted
-                )
+                moved = round_trips(space, chosen, self.beam, level, seed_of(self.seed))
+                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(moved, wanted)
             weighed.append((len(group), found[f"{prefix}autobleu_{edge}"]))
         short = weighed[:2]
         if short:

@@ -85,9 +85,8 @@ class AutoEncoding(LightningDataModule):
         if source == "files" and not files:
             raise ValueError("data.source is files, and data.files names none: give paths or globs.")
         parts = [Installed("prose", megabytes, exclude, verify)] if source == "installed" else []
-        parts += (
-            [Hub(hub, hub_config, column or "text", megabytes=megabytes, validation=share, test=share)] if source == "hub" else []
-        )
+        if source == "hub":
+            parts.append(Hub(hub, hub_config, column or "text", megabytes=megabytes, validation=share, test=share))
         rows = [pattern for pattern in files or () if pattern.removesuffix(".gz").endswith((".jsonl", ".json", ".parquet"))]
         parts += [Files(pattern, column) for pattern in rows]  # each holds out documents of its own
         parts += [Files(rest, column)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
@@ -149,9 +148,8 @@ class AutoEncoding(LightningDataModule):
             if not (self.given or (self.folder / MODEL).exists()):
                 print(f"data: training SentencePiece on up to {SAMPLE:,} sentences of {self.description}", flush=True)
                 spare = len(self.langs) + len(MARKERS) + 1
-                Tokenizer(train_sentencepiece(self._sample(), self.vocab - spare, coverage=COVERAGE), self.langs).save(
-                    self.folder / MODEL
-                )
+                model = train_sentencepiece(self._sample(), self.vocab - spare, coverage=COVERAGE)
+                Tokenizer(model, self.langs).save(self.folder / MODEL)
         corpora = self._corpora()
         for name, corpus in corpora.items():
             build(corpus, self._pieces(name), self.folder / name, workers=1)
