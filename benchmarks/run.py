@@ -52,7 +52,7 @@ def sweep(
     place = record.folder(scale)
     runs = [run for run in expand(spec, scale) if (not only or run.row in only) and (not seeds or run.seed in seeds)]
     if unknown := set(seeds or ()) - {run.seed for run in runs}:
-        raise ValueError(f"{spec.name} has no seed {min(unknown)} at scale {scale}")
+        raise ValueError(f"{spec.name} has no run of seed {min(unknown)} at scale {scale}")
     records, complaints = record.load(place)
     print(*complaints, f"{spec.name}: {spec.title}", sep="\n")
     gpus = _gpus()

@@ -144,6 +144,8 @@ def _paired(
     if not seeds:
         return [], None
     differences = [sign * (a[seed] - b[seed]) for seed in seeds]
+    if error_a and error_b and len({(a[seed], b[seed]) for seed in seeds}) == 1:  # seeds that change nothing: one measurement
+        seeds, differences = seeds[:1], differences[:1]
     if len(seeds) > 1:
         spread = stdev(differences)
     elif error_a is None or error_b is None:

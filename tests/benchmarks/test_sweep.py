@@ -132,7 +132,7 @@ def test_single_seeds_of_a_spec(house, capfd):
     assert run.main(["table-made-1", "--only", "one", "--seed", "2", "--seed", "0"]) == 0
     assert sorted(r.seed for r in record.load(root / "runs/records")[0]) == [0, 2]
     assert run.main(["table-made-1", "--seed", "3"]) == 2
-    assert "table-made-1 has no seed 3 at scale laptop" in capfd.readouterr().err
+    assert "table-made-1 has no run of seed 3 at scale laptop" in capfd.readouterr().err
 
 
 def test_other_data_or_another_recipe_is_not_skipped(house, monkeypatch, capfd):

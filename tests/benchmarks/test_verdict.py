@@ -167,6 +167,13 @@ def test_seeds_tell_more_than_a_stated_error():
     assert judged(cells, errors={"m": 0.5}) == judged(cells)
 
 
+def test_seeds_that_change_nothing_are_one_measurement():
+    once = judged(made({"a": [105.0], "b": [100.0]}), errors={"m": 0.05})
+    assert judged(made({"a": [105.0] * 3, "b": [100.0] * 3}), errors={"m": 0.05}) == once and once.word == UNDECIDED
+    changed = judged(made({"a": [105.0, 105.0, 105.1], "b": [100.0] * 3}), errors={"m": 0.05})
+    assert changed.word == HOLDS and changed.parts[0].interval.n == 3
+
+
 def test_no_spread_is_an_interval_of_no_width():
     for gap, word in ((0.5, HOLDS), (-0.5, REVERSED), (0.0, UNDECIDED)):
         found = judged(made({"a": [1.0 + gap, 2.0 + gap], "b": [1.0, 2.0]}))

@@ -19,6 +19,7 @@ from zoo.evals.judge import FEWEST, Judge
 from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places, set_sampler
 from zoo.sonar.encoder import SpaceEncoder
 from zoo.sonar.folder import located
+from zoo.sonar.named import sources
 from zoo.sonar.space import Space
 
 ROWS = ("", "truth_", "shuffled_")
@@ -190,7 +191,8 @@ class NextSentence(L.Callback):
 
     def _fingerprints(self) -> set[str]:
         """Of the space's encoder, by its weights, and by the files or the cards that a store's encoder was named with."""
-        return {self.space.fingerprint, *(SpaceEncoder(each).fingerprint for each in self.sources)}
+        names = {one for each in self.sources for one in (each, *sources(each))}
+        return {self.space.fingerprint, *(SpaceEncoder(name).fingerprint for name in names)}
 
     @torch.inference_mode()
     def add(self, net: nn.Module, batch: dict[str, Tensor], store: SentenceStore | None = None) -> None:
@@ -212,7 +214,7 @@ class NextSentence(L.Callback):
         documents = batch["window"] if store is None else torch.from_numpy(store.document[numbers]).to(true.device)
         told = dict(zip(ROWS, (said, true, other)))
         if store is not None:
-            self.mean = torch.from_numpy(store.sample(MEANT).mean(0)) if self.mean is None else self.mean  # (E,)
+            self.mean = mean_of(store) if self.mean is None else self.mean
             told[CONSTANT] = self.mean.to(true).expand_as(true)
         for row, vectors in told.items():
             add_vector_scores(self.sums, vectors, true, at, documents, row)
@@ -262,6 +264,15 @@ class NextSentence(L.Callback):
             nats, tokens = self.scorer.information([before[:place] for before, place in read], list(zip(*texts)))
             for row, total, count in zip(ROWS, nats.sum(0), tokens.sum(0)):
                 self.sums.add(f"{row}mi", total, count)
+
+
+def mean_of(store: SentenceStore) -> Tensor:
+    """The mean (E,) of a split's sentences, less the markers of its documents' ends."""
+    vectors = store.sample(MEANT)
+    if store.end is not None and store.texts(len(store) - 1)[-1] == store.end:
+        chunks, lengths = store.chunks(np.array([len(store) - 1]))
+        vectors = vectors[(vectors != chunks[0, lengths[0] - 1]).any(1)]
+    return torch.from_numpy(vectors.mean(0))
 
 
 def elsewhere(true: Tensor, at: Places, seed: int) -> Tensor:
