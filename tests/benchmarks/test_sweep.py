@@ -431,6 +431,7 @@ def test_one_job_keeps_its_threads_and_alone_means_alone(house, monkeypatch):
 def test_with_gpus_each_job_gets_one(house, monkeypatch):
     root = house({1: "wait", 2: "wait"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert run.main(["table-made-1"]) == 0
     assert {words[2] for words in ran(root)[:2]} == {"4", "GPU-5"} and ran(root)[0][1] != "1"
 
