@@ -66,6 +66,8 @@ def make(word: str, scale: str, megabytes: float, out: Path, tar: bool = False) 
     records = record.load(record.folder(scale))[0]
     saved = _saved(runs, record.finished(records))
     stores = _stores(_with_needs(runs, saved))
+    if any(each.verb == "prepare sae" for each in _with_needs(runs, saved)):
+        print("an autoencoder is trained on the node: install sae-lens there, or train it here first")
     share_out(list(dict.fromkeys(stores.values())), int(megabytes * 1e6))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".bundle-") as draft:

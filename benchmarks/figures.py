@@ -154,7 +154,7 @@ def _along(panel: Panel, results: Results) -> dict[str, list]:
         found, key = results.curves.get((name, panel.y), {}), panel.along
         spent = {seed: value for seed in found if (value := results.found[name][seed].value(key))}  # times of quiet runs alone
         curves[row.label] = []  # it keeps its colour in the other panels
-        if not spent:
+        if not spent or (panel.rows and name not in panel.rows):
             continue
         each = mean(value / results.found[name][seed].tokens for seed, value in spent.items())
         series = [dict(curve) for curve in found.values()]

@@ -54,7 +54,8 @@ def summary(spec: Spec, scale: str, records: Iterable[Record]) -> str:
         return "\n".join([*lines, "No verdict at this scale."])
     judged = [f"{word_of(c, v.word)}: {c.sentence}" for c, v in zip(spec.claims, results.verdicts) if v.word != NOT_MEASURED]
     others = len(spec.claims) - len(judged)
-    return "\n".join([*lines, *judged, *([f"not measured: {others} more of the paper's claims"] if others else [])]).rstrip()
+    left = [f"not measured, or not judged at this scale: {others} more claims"] if others else []
+    return "\n".join([*lines, *judged, *left]).rstrip()
 
 
 def _judged(results: Results) -> list[str]:
@@ -198,6 +199,9 @@ def _below(results: Results) -> list[str]:
     if results.strangers:
         names = ", ".join(sorted({f"`{r.run}`" for r in results.strangers}))
         notes.append(f"Left out: {len(results.strangers)} records ({names}) on other data than the newest; run them again.")
+    savings = (cell for (_, key), cell in results.cells.items() if key.startswith("saving("))
+    if any(value < 0 for cell in savings for value in cell.values()):
+        notes.append("A share of tokens saved below 0 is what the other row could have done without to end where this one ends.")
     notes += _absent(results)
     return [f"- {note}" for note in notes]
 
@@ -273,7 +277,8 @@ def _needs(results: Results) -> list[str]:
     """What was measured of nets, autoencoders and labels that rows needed."""
     lines = []
     for r in results.needed:
-        found = ", ".join(f"{key.removeprefix('test/')} {value:.4g}" for key, value in r.metrics.items())
+        told = {key.removeprefix("test/"): value for key, value in r.metrics.items()}
+        found = ", ".join(f"{key} {value:.4g}" for key, value in told.items() if not key.startswith("norm_"))  # a whole histogram
         lines.append(f"- `{r.run}`, seed {r.seed}: {found or 'made'}.")
     return ["## What they needed", "", *lines] if lines else []
 

@@ -171,6 +171,14 @@ def test_a_panel_along_the_runs(spec):
     assert [x for x, _ in curves(figures.panels(spec, "desk", quiet).axes[2])[0]] == [2e-6 * t for t in TOKENS]
 
 
+def test_a_panel_along_the_runs_draws_the_rows_that_it_names(spec):
+    panel = lambda rows: Panel("Curves", "x", "y", y="test/a", along="tokens", rows=rows)
+    records = [replace(r, tokens=4_000_000) for r in made(spec)]
+    all_, one = figures.panels(replace(spec, panels=[panel([]), panel(["two"])]), "desk", records).axes
+    assert "two" in words(all_) and "four" in words(all_) and "two" in words(one) and "four" not in words(one)
+    assert len(curves(all_)) > len(curves(one)) == 1
+
+
 def test_a_row_keeps_its_colour_in_every_panel_of_curves(spec):
     keys = [{"keys": [f"test/{axis}{i}" for i in (1, 2)], "label": axis, "direction": "higher", "digits": 1} for axis in "xy"]
     alone = Panel("One row", "x", "y", xs=["test/x2"], ys=["test/y2"])

@@ -326,7 +326,7 @@ def test_a_claim_that_a_scale_cannot_judge_says_why(small):
     records = [made(find(spec, "desk", row, seed), metrics={"test/a": value, "test/b@1": value})
                for row, value in (("base", 5.0), ("new", 1.0)) for seed in range(3)]  # fmt: skip
     text = report.page(spec, "desk", records)
-    assert "1 reversed, 1 not measured." in text and "**Not judged at this scale**: steps are too few." in text
+    assert "1 reversed, 1 not judged here." in text and "**Not judged at this scale**: steps are too few." in text
     assert "**Holds**" in report.page(small, "desk", records)
 
 
@@ -413,7 +413,7 @@ def test_summary_shows_measured_columns_and_verdicts_only(small):
     assert len(table) == 2 + 2 and "5.10 ± " in text  # big does not run at this scale
     assert all(len(line) == len(table[0]) for line in table)
     assert "b@1/2" not in table[0] and "—: time, of base; b@1/2; b@1, of base; nobody's" in text
-    assert text.endswith("holds: Ours is better.\nnot measured: 1 more of the paper's claims")
+    assert text.endswith("holds: Ours is better.\nnot measured, or not judged at this scale: 1 more claims")
 
 
 def test_summary_of_nothing(spec):

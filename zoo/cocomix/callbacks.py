@@ -150,10 +150,11 @@ class LabelAgreement(L.Callback):
         labels: per position.
 
     Logs, in percent of the labels that are chosen by attribution to the window's whole loss, among the active latents, in the
-    teacher's own type: agreement_bf16, how many are chosen in bfloat16 too; agreement_all, among all latents by pre-activation
-    (version 1 of the paper); agreement_exact, by each position's own next token (eq. 1); agreement_activation, by activation; and
-    agreement_chance, how many of the active latents labels are. In percent of the labels of equation 1: exact_window, how many
-    are chosen by the whole window's loss too, and exact_activation, by activation. labelled: percent of places that have any.
+    teacher's own type: agreement_bf16, how many are chosen in bfloat16 too; agreement_all, among all latents by
+    pre-activation (version 1 of the paper); agreement_exact, by each position's own next token (the loss of eq. 1);
+    agreement_activation, by activation; and agreement_chance, how many of the active latents labels are. In percent of the
+    labels by each position's own next token: exact_window, how many are chosen by the whole window's loss too, and
+    exact_activation, by activation. labelled: percent of places that have any.
     """
 
     def __init__(self, teacher: str, sae: str, layer: int = 6, windows: int = 64, exact_windows: int = 4, labels: int = 4):

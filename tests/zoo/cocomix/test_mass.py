@@ -259,9 +259,14 @@ def test_the_verb_prints_both_nets_and_scores_them(trained, capsys):
     found = cli([*base, *pair, "--score", "--cards", str(trained / "out"), "--concepts", "5", "--others", "3", "--least", "2"])
     told = capsys.readouterr().out
     assert "CoCoMix: " in told and "teacher: " in told and "over 5 concepts, 1 prompts each" in told
-    assert set(found) == {"steering", "steering_interval", "steering_teacher", "steering_teacher_interval"}
+    assert set(found) == {"steering", "steering_interval", "steering_teacher_same", "steering_teacher_same_interval"}
     cli([*base, "--concept", "3", "--cards", str(trained / "out")])
     assert capsys.readouterr().out.startswith("concept 3: ")
+    few = ["--score", "--cards", str(trained / "out"), "--concepts", "5", "--others", "3", "--least", "2"]
+    both = cli([*base, *pair, *few, "--teacher_cards", str(trained / "out")])
+    assert found.items() < both.items() and both["steering_teacher"] == both["steering_teacher_same"]
+    with pytest.raises(SystemExit, match="labels of layer 2, not 1: give --sae and --layer"):
+        cli([*base, *pair[:-1], "1", *few])
 
 
 def test_wrong_words_get_one_sentence(trained):
