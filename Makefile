@@ -60,7 +60,7 @@ SPACE_RUN := runs/sonar-small/space
 SPACE_DATA = -c recipes/sonar/small.yaml $(if $(FILES),--data.init_args.files="$(FILES)")
 space: $(STAMP)  ## make the shipped sentence space anew, about three hours: make space FILES="['my/books/*.jsonl.gz']" [OUT=zoo/sonar/small]
 	@$(BIN)/zoo fit $(SPACE_DATA) --trainer.logger.init_args.version=space $(addprefix --ckpt_path=,$(wildcard $(SPACE_RUN)/checkpoints/last.ckpt))
-	@$(BIN)/zoo prepare space $(SPACE_DATA) --data.init_args.eval_sentences=20000 --run $(SPACE_RUN)/pretrained --out $(or $(OUT),zoo/sonar/small) --scored 1000
+	@$(BIN)/zoo prepare space $(SPACE_DATA) --run $(SPACE_RUN)/pretrained --out $(or $(OUT),zoo/sonar/small) --scored 1000
 
 # uv is bootstrapped through pip into a folder of its own, so that it never meets the locked packages.
 $(UV):

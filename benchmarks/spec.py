@@ -127,6 +127,7 @@ class Panel:
     paper_ylabel: str = ""
     log: bool = False
     along: Literal["", "tokens", "flops", "all_flops", "seconds"] = ""  # all_flops: with the teacher's
+    rows: list[str] = field(default_factory=list)  # of `along`: those that are drawn; none are all
 
 
 @dataclass(frozen=True)
@@ -315,9 +316,9 @@ def load(path: str | Path) -> Spec:
             raise ValueError(f"{path.name}: panels[{i}].along is of one y: name it.")
         if bool(panel.y) == bool(panel.ys) or len(panel.xs) != len(panel.ys):
             raise ValueError(f"{path.name}: panels[{i}] names one y, or as many xs as ys.")
-        for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys)]:
+        for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys), ("rows", panel.rows)]:
             for key in each:
-                _known(key, keys, f"panels[{i}].{word}", path.name)
+                _known(key, rows if word == "rows" else keys, f"panels[{i}].{word}", path.name)
     return spec
 
 

@@ -1,5 +1,6 @@
 """AutoBLEU: how well sentences survive the way into one vector and back (LCM paper, sec. 2.2 and table 7)."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
@@ -25,7 +26,7 @@ class AutoBLEU(L.Callback):
         sentences: per group at most, spread evenly over the split.
         beam: 1 is greedy.
         noise: standard deviations of the normal noise, in those of each dimension.
-        seed: of the noise.
+        seed: of the noise; None takes the run's.
         corpora: other texts by name (the paper's: FLORES, CNN DailyMail, Gutenberg, C4), cut up as the data are.
         most: sentences of each of them (the paper's 10,000).
     """
@@ -36,7 +37,7 @@ class AutoBLEU(L.Callback):
         sentences: int = 300,
         beam: int = 1,
         noise: Sequence[float] = (0.05, 0.1, 0.2),
-        seed: int = 0,
+        seed: int | None = None,
         corpora: dict[str, Source] | None = None,
         most: int = 10_000,
     ):
@@ -71,12 +72,18 @@ class AutoBLEU(L.Callback):
             found[f"{prefix}autobleu_{edge}"] = bleu(back, wanted)
             found[f"{prefix}exact_{edge}"] = 100 * sum(a == b for a, b in zip(back, wanted)) / len(chosen)
             for level in self.noise:
-                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(round_trips(space, chosen, self.beam, level, self.seed), wanted)
+                moved = round_trips(space, chosen, self.beam, level, seed_of(self.seed))
+                found[f"{prefix}autobleu_{edge}@{level}"] = bleu(moved, wanted)
             weighed.append((len(group), found[f"{prefix}autobleu_{edge}"]))
         short = weighed[:2]
         if short:
             found[f"{prefix}autobleu"] = sum(n * score for n, score in short) / sum(n for n, _ in short)
         return found
+
+
+def seed_of(seed: int | None) -> int:
+    """The seed that is given, or that of the run."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
 
 
 def grouped(texts: Iterable[str], edges: Sequence[int]) -> list[list[str]]:
@@ -90,13 +97,22 @@ def spread(texts: Sequence[str], count: int) -> list[str]:
     return [texts[i * len(texts) // count] for i in range(count)] if len(texts) > count else list(texts)
 
 
-def round_trips(space: Space, texts: Sequence[str], beam: int = 1, noise: float = 0.0, seed: int = 0) -> list[str]:
-    """The texts after they were encoded and decoded. noise: of the vectors, in standard deviations of each dimension."""
-    vectors = space.encode(texts)  # (N, E)
+def round_trips(
+    space: Space,
+    texts: Sequence[str],
+    beam: int = 1,
+    noise: float = 0.0,
+    seed: int = 0,
+    lang: str | None = None,
+    into: str | None = None,
+) -> list[str]:
+    """The texts after they were encoded and decoded. noise: of the vectors, in standard deviations of each dimension. lang, into:
+    languages of the texts and of what comes back."""
+    vectors = space.encode(texts, lang)  # (N, E)
     if noise:
         generator = torch.Generator(vectors.device).manual_seed(seed)
         vectors = vectors + noise * vectors.std(0) * torch.randn(vectors.shape, generator=generator, device=vectors.device)
-    return space.decode(vectors, beam=beam)
+    return space.decode(vectors, into or lang, beam=beam)
 
 
 def bleu(texts: Sequence[str], references: Sequence[str]) -> float:

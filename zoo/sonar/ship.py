@@ -44,16 +44,18 @@ def main(words: list[str]) -> dict[str, float]:
     score = AutoBLEU(sentences=given.scored)
     found = score.measured(shipped, data.sentences("test"), prefix="")
     each = {name: score.measured(shipped, texts, prefix="") for name, texts in data.by_source("test").items()}
+    beam5 = AutoBLEU(sentences=given.scored, beam=5, noise=()).measured(shipped, data.sentences("test"), prefix="")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.name != ABOUT)
     about = {
         "text": data.description,
         "parameters": sum(p.numel() for n in (space.encoder, space.decoder) for p in n.parameters()),
         "bytes": size,
         "measured": found,
+        "beam5": beam5,
         "by_source": each,
     }
     (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"space: {out}, {size / 1e6:.1f} MB, trained on {data.description}")
-    for name, scores in ({"all": found} | each).items():
+    for name, scores in ({"all": found, "all, beam 5": beam5} | each).items():
         print(f"  {name}:  " + "  ".join(f"{key} {value:.1f}" for key, value in scores.items()))
     return found

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,27 @@ def test_joining_marks_the_last_byte_of_each_sentence():
         assert "漢字。Hi" in data.decode() or "漢字。\nHi" in data.decode()
     data, ends = joined(["Größe, da!", "..."], random.Random(0), 1.0)
     assert data.decode().strip() == "größe da" and ends.sum() == 1
+
+
+def test_the_command_takes_files_or_the_text_of_a_recipe(tmp_path, capsys):
+    rows = [json.dumps({"text": "\n".join(sentences)}) for sentences in documents(80)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(rows))
+    files, words = str(tmp_path / "texts.jsonl"), ["--out", str(tmp_path / "made"), "--steps", "2"]
+    found = boundaries.main(["--files", files, "--lines", *words])
+    told = json.loads(capsys.readouterr().out)
+    assert told["labels"].startswith("lines of files: ") and told["steps"] == 2 and told["parameters"] < 500_000
+    assert set(found) == {"precision", "recall", "f1"} and all(found[name] == told[name] for name in found)
+    assert Boundaries(str(tmp_path / "made")).about == told
+    given = ["--data.init_args.source=files", f"--data.init_args.files=['{files}']", "--data.init_args.vocab_size=36"]
+    given += [f"--data.init_args.root={tmp_path}/data"]
+    boundaries.main([*words, "-c", str(Path(__file__).parents[3] / "recipes/sonar/small.yaml"), *given])
+    said = capsys.readouterr().out
+    again = json.loads(said[said.index("{") :])
+    assert again["labels"].startswith("sentencex's boundaries in files: ") and again["bytes"] < told["bytes"]  # two are held out
+    for wrong in (words, [*words, "--files", files, *given]):
+        with pytest.raises(SystemExit):
+            boundaries.main(wrong)
+        assert "and not both" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(folder, tmp_path):

@@ -18,7 +18,7 @@ from zoo.sonar.space import Space
 from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
 
 LANGS = ("eng_Latn", "fra_Latn")
-NAME = "tiny_zoo"
+NAME, HALF = "tiny_zoo", "half_zoo"
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -75,9 +75,12 @@ def tiny() -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def folder(tiny, tmp_path_factory) -> Path:
-    """The tiny space on disk, in fp32, with cards."""
+    """The tiny space on disk, in fp32, with cards; and in half/, as spaces are shipped, with cards beside the others."""
     path = tmp_path_factory.mktemp("space")
     write_space(path, tiny.encoder, tiny.decoder, tiny.tokenizer, NAME, dtype=torch.float32)
+    write_space(path / "half", tiny.encoder, tiny.decoder, tiny.tokenizer, HALF)
+    card = (path / "half" / "cards" / f"{HALF}.yaml").read_text()
+    (path / "cards" / f"{HALF}.yaml").write_text(card.replace("../", "../half/"))
     return path
 
 
@@ -97,7 +100,7 @@ def sonar(tiny, folder) -> dict:
             pytest.skip(f"{name} is not installed")
     script = Path(__file__).with_name("sonar_oracle.py")
     vectors = torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
-    torch.save({"texts": tiny.texts, "vectors": vectors, "name": NAME, "langs": LANGS}, folder / "asked.pt")
+    torch.save({"texts": tiny.texts, "vectors": vectors, "name": NAME, "half": HALF, "langs": LANGS}, folder / "asked.pt")
     root = Path(__file__).resolve().parents[3]
     env = {**os.environ, "FAIRSEQ2_USER_ASSET_DIR": str(folder / "cards"), "FAIRSEQ2_CACHE_DIR": str(folder / "cache")}
     env |= {"FAIRSEQ2_NO_PROGRESS": "1", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

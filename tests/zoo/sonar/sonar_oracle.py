@@ -40,6 +40,11 @@ def by_name(asked: dict, folder: Path) -> dict:
     opened = Space.opened(f"{name}_encoder", f"{name}_decoder")
     found |= {"vectors": vectors, "opened": opened.encode(texts), "opened_langs": opened.tokenizer.langs}
     found["opened_texts"] = opened.decode(strange, limit=30)
+    half = asked["half"]
+    found["half"] = TextToEmbeddingModelPipeline(f"{half}_encoder", f"{half}_encoder").predict(texts, source_lang=lang)
+    found["half_texts"] = EmbeddingToTextModelPipeline(f"{half}_decoder", f"{half}_decoder").predict(
+        found["half"], beam_size=5, **kwargs
+    )
     config = NllbTokenizerConfig(langs=list(asked["langs"]), default_lang=lang)
     tokenizer = load_nllb_tokenizer(folder / "sentencepiece.model", config)
     samples = [*texts[:8], "", "é à 漢字 <pad> </s> __eng_Latn__", " two  spaces\tand a tab\n", "“UPPER” … ﬁ"]

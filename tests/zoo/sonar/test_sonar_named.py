@@ -14,6 +14,7 @@ from zoo.sonar import AutoEncoding, RobustDecoder, Space, SpaceEncoder, cards, f
 from zoo.sonar.folder import write_folder
 from zoo.sonar.named import open_named, open_parts, sources, tokenizer_of
 from zoo.sonar.net import TextDecoder
+from zoo.sonar.speech import Speech
 from zoo.sonar.tokens import PAD, Tokenizer
 
 
@@ -126,3 +127,13 @@ def test_what_is_shipped_is_there_from_any_directory(home, tmp_path, monkeypatch
     assert SpaceEncoder(name).fingerprint == SpaceEncoder(str(home / "bare")).fingerprint
     shutil.copytree(home / "decoder", tmp_path / "elsewhere/zoo/sonar/small")  # what is there is taken before
     assert open_named(name).encoder is None
+
+
+def test_the_speech_encoder_is_had_by_the_name_of_its_card(monkeypatch):
+    asked, model = [], torch.nn.Linear(2, 2)
+    monkeypatch.setattr(cards, "load_model", lambda card: asked.append(card) or model)
+    assert Speech.opened().model is model and not model.training
+    Speech.opened("sonar_speech_encoder_fra", device="cpu")
+    assert asked == ["sonar_speech_encoder_eng", "sonar_speech_encoder_fra"]
+    with pytest.raises(ValueError, match=r"at least 50 ms at 16000 Hz, and not \(2, 800\)"):
+        Speech.opened().encode([torch.zeros(2, 800)])

@@ -5,6 +5,7 @@ import torch
 
 from zoo.sonar.folder import load_weights
 from zoo.sonar.net import TextDecoder, TextEncoder
+from zoo.sonar.space import Space
 
 SIZES = {"vocab": 50, "dim": 24, "layers": 3, "heads": 2, "hidden": 40, "pad": 1}
 
@@ -64,6 +65,13 @@ def test_we_read_cards_as_it_does(sonar, tiny):
     close(named["opened"], named["vectors"])
     assert named["opened_texts"] == named["beam5"]
     assert tuple(named["opened_langs"]) == tiny.tokenizer.langs
+
+
+def test_it_reads_the_half_precision_that_spaces_are_shipped_in(sonar, folder, tiny):
+    named, half = sonar["named"], Space.opened(folder / "half")
+    close(half.encode(tiny.texts), named["half"])
+    assert half.decode(named["half"], limit=30) == named["half_texts"]
+    assert 1e-6 < (named["half"] - named["vectors"]).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("mode", ["source", "target"])
