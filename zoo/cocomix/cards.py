@@ -80,7 +80,10 @@ class Cards:
 
     def __getitem__(self, concept: int) -> Card:
         if concept not in self.cards:
-            raise ValueError(f"Concept {concept} has no card: it is no label of any window that was counted.")
+            some = ", ".join(map(str, sorted(self.cards, key=lambda each: -self.cards[each].count)[:5]))
+            raise ValueError(
+                f"Concept {concept} has no card: it is no label of any window that was counted. The most frequent are {some}."
+            )
         return self.cards[concept]
 
     def words(self, concept: int, count: int = 3) -> str:
