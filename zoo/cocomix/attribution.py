@@ -44,8 +44,8 @@ class ConceptExtractor(nn.Module):
             raise ValueError(f"layer = {layer} of a teacher with {depth} blocks: choose 0 to {depth}.")
         if sae.decoder.shape[1] != dim:
             raise ValueError(
-                f"The autoencoder is of states of width {sae.decoder.shape[1]} and the teacher's have {dim}: give the autoencoder "
-                "of this teacher."
+                f"The autoencoder is of states of width {sae.decoder.shape[1]} and the teacher's have {dim}: give the "
+                "autoencoder of this teacher."
             )
         if score not in get_args(Score):
             raise ValueError(f"score is one of {', '.join(map(repr, get_args(Score)))}, not {score!r}.")
