@@ -34,10 +34,11 @@ class AutoEncoding(LightningDataModule):
     Args:
         source: "installed" is the prose of installed packages, "files" reads `files`, "hub" streams a data set of the hub.
         files: paths or globs (text, .jsonl, .jsonl.gz, .parquet); with source installed, they come on top of it. Each path or
-            glob of rows (.jsonl, .parquet) holds out documents of its own; plain texts do together.
+            glob of rows (.jsonl, .parquet) is a source, which holds out documents of its own; plain texts are one together.
         column: field of the text in hub data sets, .jsonl and .parquet. hub, hub_config: the data set. megabytes: at most so much
-            text (10⁶ bytes) of hub or installed. share: of a data set's documents that are held out, for validation and for test
-            each; None: what makes about 1 MB.
+            text (10⁶ bytes) of hub or installed. share: of the documents of a data set, and of each of the files, that are held
+            out, for validation and for test each; None: what makes about 1 MB, and 0.01 of files. What is installed holds out
+            packages, whatever the share.
         segmenter: cuts documents into sentences; None: sentencex, cleaned; a line is a paragraph.
         shortest, longest: characters of a sentence that is kept.
         cipher: whether a second language is made of the first, `zoo.sonar.corpus.Cipher`, to be translated from and to.
@@ -88,8 +89,9 @@ class AutoEncoding(LightningDataModule):
         if source == "hub":
             parts.append(Hub(hub, hub_config, column or "text", megabytes=megabytes, validation=share, test=share))
         rows = [pattern for pattern in files or () if pattern.removesuffix(".gz").endswith((".jsonl", ".json", ".parquet"))]
-        parts += [Files(pattern, column) for pattern in rows]  # each holds out documents of its own
-        parts += [Files(rest, column)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
+        held = {} if share is None else {"validation": share, "test": share}
+        parts += [Files(pattern, column, **held) for pattern in rows]
+        parts += [Files(rest, column, **held)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
         corpus = parts[0] if len(parts) == 1 else Joined(parts)
         self.corpus = Sentences(corpus, segmenter or Cleaned(Sentencex()), lang, shortest, longest)
         self.aligned, self.fewest = (Pairs(pairs) if pairs else None), fewest
@@ -244,10 +246,28 @@ class AutoEncoding(LightningDataModule):
             rows += len(found[-1])
         return torch.cat(found)[:count]
 
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, str]:
+        """What Lightning puts into each checkpoint: of which sentences and tokenizer it is."""
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Raise ValueError, in a sentence, where a training run would go on in other sentences or with another tokenizer."""
+        if state["fingerprint"] != self.fingerprint and self.trainer is not None and self.trainer.state.fn == "fit":
+            raise ValueError(
+                "The checkpoint was trained on other sentences, or with another tokenizer, than these: give the files and "
+                "settings of its run, or take another run folder (--trainer.logger.init_args.version), or remove that run."
+            )
+
     # -- loaders --------------------------------------------------------------------------------------------------
     def epochs_seen(self, tokens: int) -> float:
         """How often the training text has been read after so many predicted tokens: pieces, the language and the end."""
-        return tokens / max(1, int((self.sides["train"][0].lengths[self.rows["train"]] + 2).sum()))
+        return tokens / self._pass_tokens
+
+    @cached_property
+    def _pass_tokens(self) -> int:
+        """Predicted tokens of one pass over the training text. (Asked at every step: the sum is taken once.)"""
+        return max(1, int((self.sides["train"][0].lengths[self.rows["train"]] + 2).sum()))
 
     def train_dataloader(self) -> Loader:
         batches, trainer = self._batches("train"), self.trainer
