@@ -98,6 +98,8 @@ def test_vectors_are_of_the_first_language_without_padding(two):
             expected.append(encoder(torch.tensor([line]))[0])
     assert found.shape == (50, 16)
     torch.testing.assert_close(found, torch.stack(expected[:50]), atol=1e-5, rtol=1e-5)
+    whole, half = two.vectors(encoder, 10**9), two.vectors(encoder, 50, torch.float16)
+    assert len(whole) == len(expected) and half.equal(found.half()) and not half.is_inference()
 
 
 def test_a_pass_is_one_epoch(data):
@@ -183,6 +185,13 @@ def test_a_checkpoint_goes_on_in_its_own_sentences_only(data, text, tmp_path):
                 other.load_state_dict(state)
         finally:
             data.trainer = None
+
+
+def test_stories_are_sentences_too_and_sentences_are_read_from_the_store(data, tmp_path):
+    told = AutoEncoding("stories", vocab_size=300, share=0.2).corpus
+    assert told.corpus.test == 0.2 and told.corpus.description == "20,000 stories told from templates"
+    said = list(data.stored("test"))
+    assert len(said) == len(data.rows["test"]) and said == [" ".join(text.split()) for text in data.sentences("test")]
 
 
 def test_bytes_of_a_sentence_are_its_text(data):
