@@ -243,8 +243,9 @@ class Run:
 
 @cache
 def contents(folder: Path) -> str:
-    """A digest of the files of a folder; of one that is not there, empty."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """A digest of a folder's files but those that tell about them (about*, cards, *.md, hidden); empty where there is none."""
+    tells = lambda path: path.suffix == ".md" or path.parts[0].startswith(("about", "cards", "."))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not tells(path.relative_to(folder)))
     told = hashlib.sha256()
     for path in files:
         told.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
