@@ -97,6 +97,7 @@ class Slow(nn.Module):
         self.clock.now += 0.01 * vectors.shape[1]
 
     def next_vector(self, memory, noise):
+        assert self._is_packed  # as where one writes
         self.samplers.add(self.sampler)
         self.clock.now += 1 + 0.1 * memory.read
         return torch.zeros_like(noise)
