@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.batch import QUARTERS, counted, drawn, told, wide
+from zoo.lcm.batch import QUARTERS, counted, drawn, shared, told, wide
 from zoo.nn.diffusion import Predicts, Schedule, fragility_weights
 from zoo.nn.fragility import FragilityModel
 
@@ -98,14 +98,16 @@ class Diffusion(nn.Module):
         learnt = counted(batch).repeat(self.samples, 1)  # (R, S)
         target = self.schedule.target(self.predicts, x0, draw.t, draw.noise)
         mse = (wide(said) - target).square().sum(-1)  # (R, S)
-        count, weight = learnt.sum(), learnt.to(mse.dtype)
+        weight = learnt.to(mse.dtype)
         if self.snr is not None:
-            snr = self.schedule.snr[draw.t].exp().clamp(*self.snr) * learnt
-            weight = snr * (count / snr.sum().clamp(min=1e-12))  # with mean 1, as in the released code
+            weight = self.schedule.clamped_snr(draw.t, *self.snr) * learnt
+        count, whole = shared(learnt.sum(), weight.sum())
+        if self.snr is not None:
+            weight = weight * (count / whole)  # with mean 1, as in the released code
         if self._fragility[0] is not None:
             with torch.no_grad():
                 weight = weight * fragility_weights(self._fragility[0].to(x0.device)(x0).clamp(0, 1))
         if "weight" in batch:
             weight = weight * batch["weight"].repeat(self.samples, 1)
         parts = told("mse", mse.detach(), learnt, draw.t, self.schedule.steps)
-        return {"loss": (mse * weight).sum() / count.clamp(min=1), "parts": parts}
+        return {"loss": (mse * weight).sum() / count, "parts": parts}

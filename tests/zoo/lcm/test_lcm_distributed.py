@@ -10,17 +10,21 @@ from tests.two_processes import results, work
 from tests.zoo.lcm.arms import ARMS, arm, batch, fixed, parts
 
 torch.set_num_threads(1)
-CASES = [(name, way) for name in ARMS for way in ("ddp", "fsdp")]
+KINDS = {name: {} for name in ARMS} | {"two weighted": {"snr": [0.0, 5.0]}}
+CASES = [(name, way) for name in KINDS for way in ("ddp", "fsdp")]
 STAGES = {"discrete": 3, "continuous": 3}
+LENGTHS = [5, 5, 4, 5, 1, 2, 3, 1]  # 19 sentences in the first half and 7 in the second
 
 
 def net_of(name, folder):
-    return arm(name, folder).double().train()
+    return arm(name.split()[0], folder, **KINDS[name]).double().train()
 
 
 def share(name, rank, world):
-    """This rank's half of eight documents, with their steps and noise."""
+    """This rank's half of eight documents of unequal lengths, with their steps and noise."""
     given = fixed(batch(rows=8), stages=STAGES.get(name, 100))
+    behind = torch.arange(5) >= torch.tensor(LENGTHS)[:, None]
+    given |= {"role": given["role"].masked_fill(behind, 0), "vec": given["vec"].masked_fill(behind[..., None], 0)}
     given = {key: value.double() if value.is_floating_point() else value for key, value in given.items()}
     return {key: value[rank * 8 // world : (rank + 1) * 8 // world] for key, value in given.items()}
 

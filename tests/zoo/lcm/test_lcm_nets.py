@@ -317,9 +317,11 @@ class TestDiffusion:
         net = arm(name, folder, snr=[0.001, 5.0])
         x0 = net.normalizer.normalize(given["vec"])
         draw = net.diffusion.draw(given)
-        said = x0 + 1.0  # off by as much everywhere
+        off = torch.arange(15.0).view(3, 5)
         weights = net.diffusion.schedule.clamped_snr(draw.t, 0.001, 5.0)
-        assert_near(net.diffusion.scored(said, x0, draw, given)["loss"], (weights * WIDTH).mean())
+        expected = (weights / weights.mean() * off.square() * WIDTH).mean()
+        said = x0 + off[..., None]
+        assert_near(net.diffusion.scored(said, x0, draw, given)["loss"], expected, 1e-2)
         assert weights.max() / weights.min() > 10
         given["weight"] = torch.zeros(3, 5)
         assert net.diffusion.scored(said, x0, draw, given)["loss"] == 0
