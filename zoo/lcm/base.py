@@ -69,7 +69,7 @@ class Base(nn.Module):
         self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = Moved()
+        self.sampler = self.writing = Moved()
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error

@@ -70,7 +70,7 @@ class OneTower(nn.Module):
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim, checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = Sampler(predicts=predicts)
+        self.sampler = self.writing = Sampler(predicts=predicts)  # the paper has one for sentences and documents
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the

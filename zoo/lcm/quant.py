@@ -46,6 +46,7 @@ class Chosen:
 
 
 SINGLE = {"discrete": Chosen(2.0), "continuous": Chosen(3.0)}  # sec. 2.4.1, for one sentence after a true context
+DOCUMENT = {"discrete": Chosen(1.0, 1.0, 3), "continuous": Chosen(1.5, 0.005, 5)}  # the same, for many
 
 
 class Quant(nn.Module):
@@ -107,7 +108,7 @@ class Quant(nn.Module):
         )
         self.post = Linear(dim, units if target == "discrete" else vocab, target == "continuous")
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = SINGLE[target]
+        self.sampler, self.writing = SINGLE[target], DOCUMENT[target]
 
     @staticmethod
     def _refuse_others(net: "Quant", state: dict, prefix: str, *_) -> None:

@@ -148,7 +148,7 @@ class TwoTower(nn.Module):
         )
         self.norm, self.post = nn.RMSNorm(dim, eps=1e-5), Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = Sampler(predicts=predicts)
+        self.sampler = self.writing = Sampler(predicts=predicts)  # the paper has one for sentences and documents
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the
