@@ -77,6 +77,20 @@ class TestEveryNet:
             net.read(first[row : row + 1, None], alone)
             assert_near(net.next_vector(alone, noise[row : row + 1])[0], second[place])
 
+    def test_making_a_vector_never_waits_for_the_device(self, name, folder, monkeypatch):
+        net, given = arm(name, folder), batch()
+        memory, noise = net.memory(3, 6), torch.randn(3, WIDTH)
+        net.read(given["vec"], memory, [5, 3, 4])
+
+        def refused(*_):
+            raise AssertionError("a number was fetched")
+
+        with monkeypatch.context() as patched:
+            for word in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+                patched.setattr(torch.Tensor, word, refused)
+            said = net.next_vector(memory, noise)
+        assert said.shape == (3, WIDTH)
+
     def test_what_a_chunk_is_scored_with_does_not_depend_on_its_company(self, name, folder):
         net, given = arm(name, folder), batch()
         padded = {key: F.pad(value, (0, 0, 0, 20) if key == "vec" else (0, 20)) for key, value in given.items() if value.ndim > 1}
