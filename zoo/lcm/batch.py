@@ -28,10 +28,12 @@ def shared(*sums: Tensor) -> tuple[Tensor, ...]:
 
     Documents differ in length, so processes count different numbers of sentences. DDP and FSDP average gradients: a loss that
     each divides by the mean count gives those of one process with all the documents, where its own count would weigh sentences
-    of short documents more. Without a graph nothing is averaged, and others, who may have fewer batches, are not asked.
+    of short documents more. Others are not asked without a graph, of which nothing is averaged and they may have fewer batches,
+    nor of meta tensors, on which one process counts operations.
     """
     means: Iterable[Tensor] = [each.detach() for each in sums]
-    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if several and torch.is_grad_enabled() and not sums[0].is_meta:
         together = torch.stack([each.double() for each in means])
         dist.all_reduce(together)
         means = together / dist.get_world_size()

@@ -3,11 +3,13 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.two_processes import results, work
 from tests.zoo.lcm.arms import ARMS, arm, batch, fixed, parts
+from zoo.lcm.batch import shared
 
 torch.set_num_threads(1)
 KINDS = {name: {} for name in ARMS} | {"two weighted": {"snr": [0.0, 5.0]}}
@@ -52,6 +54,19 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
         model(share(name, 0, 1))["loss"].backward()
         for key, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[key], parameter.grad, atol=1e-9, rtol=1e-7, msg=f"{name} {way} {key}")
+
+
+def test_others_are_asked_for_gradients_of_real_documents_alone(monkeypatch):
+    def asked(tensor):
+        raise RuntimeError("asked")
+
+    for word, answer in (("is_initialized", lambda: True), ("get_world_size", lambda: 2), ("all_reduce", asked)):
+        monkeypatch.setattr(torch.distributed, word, answer)
+    with torch.no_grad():
+        assert shared(torch.tensor(3))[0] == 3
+    assert shared(torch.tensor(3, device="meta"))[0].is_meta
+    with pytest.raises(RuntimeError, match="asked"):
+        shared(torch.tensor(3))
 
 
 if __name__ == "__main__":
