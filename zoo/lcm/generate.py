@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -19,7 +18,6 @@ from zoo.sonar.named import sources
 from zoo.sonar.space import Space
 
 ABOUT = "about.json"  # of zoo.sonar.ship, which takes seconds to import
-LENGTHS = re.compile(r"sentences of \d+ to (\d+) characters")  # how a space's folder says what it was trained on
 
 
 def main(words: list[str]) -> None:
@@ -129,8 +127,8 @@ def sentences_of(text: str, given: argparse.Namespace) -> list[str]:
 def longest(spaces: list[str]) -> int:
     """Characters of the longest sentences that a space was trained on, where its folder tells; else 200."""
     for about in (located(source) / ABOUT for space in spaces for source in sources(space)):
-        if about.is_file() and (told := LENGTHS.match(json.loads(about.read_text(encoding="utf-8")).get("text", ""))):
-            return int(told[1])
+        if about.is_file():
+            return json.loads(about.read_text(encoding="utf-8")).get("longest", 200)
     return 200
 
 

@@ -53,6 +53,7 @@ def main(words: list[str]) -> dict[str, float]:
     measured = _measured(shipped, data, given.scored)
     about = {
         "text": _plain(data)(data.description),
+        "longest": data.corpus.longest,  # characters of a sentence
         "parameters": sum(p.numel() for n in (space.encoder, space.decoder) for p in n.parameters()),
         "bytes": size,
         "fingerprint": shipped.fingerprint,

@@ -16,9 +16,7 @@ from zoo.lcm.writing import END, Draft, Stop, continued
 from zoo.nn.diffusion import Sampler
 from zoo.pretrained import save_pretrained
 from zoo.sonar.cards import write_space
-from zoo.sonar.corpus import Sentences
 from zoo.sonar.net import TextDecoder, TextEncoder
-from zoo.sonar.ship import ABOUT
 from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
 
 torch.set_num_threads(1)
@@ -273,6 +271,5 @@ def test_documents_are_written_with_the_papers_settings(home, folder):
 
 def test_prompts_are_cut_as_the_spaces_sentences_are(tmp_path):
     assert longest([str(tmp_path), "a_card"]) == 200
-    text = Sentences(SimpleNamespace(description="novels"), None, longest=77).description
-    (tmp_path / ABOUT).write_text(json.dumps({"text": text}))
+    (tmp_path / "about.json").write_text(json.dumps({"longest": 77}))
     assert longest([f"a_card+{tmp_path}"]) == 77

@@ -60,7 +60,7 @@ def test_a_run_becomes_a_space_with_normalizer_and_cards(made, tmp_path, capsys)
 def check_about(told):
     """What about.json of any space says, and no place on a machine."""
     assert set(told) >= {"fingerprint", "data", "trained", "measured", "beam5", "by_source", "scored", "near_duplicates"}
-    assert told["bars"]["decoder"].startswith("greedy")
+    assert told["bars"]["decoder"].startswith("greedy") and 8 < told["longest"] <= 250
     for name, wanted in BARS.items():
         if name in told["measured"]:
             bar = told["bars"][name]
