@@ -290,12 +290,13 @@ def _spaces(results: Results) -> list[str]:
         if (path := ROOT / folder / "about.json").is_file():
             about = json.loads(path.read_text(encoding="utf-8"))
             scores = {"all of them": about["measured"], "all, decoded with beam 5": about["beam5"], **about["by_source"]}
-            shown = [key for key in about["measured"] if key.startswith(("autobleu_", "exact_"))]
+            shown = [key for key in about["measured"] if key.startswith(("autobleu", "exact_"))]
+            shown.sort(key=lambda key: key != "autobleu")  # what a space is judged by comes first
             body = [[text, *(number(found[key], 1) if key in found else NONE for key in shown)] for text, found in scores.items()]
             lines += [
                 f"`{folder}`: {about['parameters']:,} parameters, trained on {about['text']}. Of held-out sentences, in percent: "
-                "AutoBLEU and exact round trips up to so many characters (above the number before); @: with normal noise of so "
-                "many deviations of each dimension.",
+                "AutoBLEU up to 60 characters (each length as often as in the text); AutoBLEU and exact round trips up to so "
+                "many characters (above the number before); @: with normal noise of so many deviations of each dimension.",
                 "",
                 *table(["held-out sentences of", *shown], body),
             ]

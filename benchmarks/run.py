@@ -152,6 +152,7 @@ def _made(todo: dict[str, tuple[Run, list[Run]]], records: list[Record], place: 
         # logs and checkpoints go to the run's own folder
         extra = {f"data.init_args.{k}": v for k, v in carried(run.config()["data"]).items()}
         extra |= {} if run.verb else {"trainer.logger.init_args.version": run.name}
+        extra |= {"replace": "true"} if run.verb == "prepare space" else {}  # the folder is this need's own
         words = run.arguments(extra, saved)
         about = {"recipe": run.recipe, "run": run.row, "scale": run.scale, "seed": run.seed, "key": run.key,
                  "command": shlex.join(["zoo", *words]), "needs": [need.key for need in run.needs]}  # fmt: skip

@@ -243,12 +243,11 @@ class Run:
 
 @cache
 def contents(folder: Path) -> str:
-    """A digest of the files of a folder; of one that is not there, empty."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    told = hashlib.sha256()
-    for path in files:
-        told.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return told.hexdigest()[:12] if files else ""
+    """A digest of a folder's files but those that tell about them (about*, cards, *.md, hidden); empty where there is none."""
+    tells = lambda path: path.suffix == ".md" or path.parts[0].startswith(("about", "cards", "."))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not tells(path.relative_to(folder)))
+    lines = (f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12] if files else ""
 
 
 def identity(config: dict) -> str:

@@ -539,3 +539,10 @@ def test_arguments_of_a_class_below_are_left_out():
     assert kept["init_args"] == {"segmenter": {"class_path": "zoo.data.segment.Sentencex", "init_args": {}}, "lines": False}
     made = child.datamodule(data)
     assert type(made.segmenter).__name__ == "Sentencex" and made.description.endswith("stories told from templates")
+
+
+def test_a_space_that_a_sweep_makes_takes_the_place_of_its_earlier_one(tmp_path):
+    runs = spec_module.expand(spec_module.load("figure-lcm-14"), "smoke")
+    need = next(need for each in runs for need in each.needs if need.verb == "prepare space")
+    job = run._made({need.key: (need, [])}, [], tmp_path, 1)[need.key]
+    assert "--replace=true" in json.loads(job.command[-1])["arguments"] and "--replace=true" not in need.command

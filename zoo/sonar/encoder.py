@@ -76,4 +76,4 @@ def _add_files(told, folder: Path) -> None:
 
 def _decides(path: Path) -> bool:
     """Whether a file of a space's folder decides vectors: neither decoder and normalizer, nor what is told about it, do."""
-    return not path.parts[0].startswith(("decoder", "normalizer", "about", "cards", "."))
+    return path.suffix != ".md" and not path.parts[0].startswith(("decoder", "normalizer", "about", "cards", "."))
