@@ -1,6 +1,8 @@
 """What belongs to a sentence space beside its nets, each in one safetensors file: normalizer, quantizer, model of fragility."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,3 +42,19 @@ def opened(kind: type[Part], path: str | Path) -> Part:
     part = kind(**told["config"])
     part.load_state_dict(state)
     return part
+
+
+def put(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then put it there: a run that is killed leaves no half of one.
+
+    Raises OSError, in a sentence, where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} could not be written: make room or give another folder ({error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -45,6 +45,8 @@ def main(words: list[str]) -> dict[str, float]:
         raise ValueError("zoo steer takes either --concept ID, or --score with --cards FOLDER.")
     if given.score and (given.cards is None or len(given.factor or ()) > 1):
         raise ValueError("--score needs --cards FOLDER, which `zoo cards` makes, and takes one --factor.")
+    if given.teacher_cards and not (given.score and given.teacher):
+        raise ValueError("--teacher_cards say what is scored of a teacher: give --score, --teacher and --sae with them.")
     if (given.teacher is None) != (given.sae is None):
         raise ValueError("--teacher and --sae go together: give both, or neither.")
     asked = Asked.of(given)

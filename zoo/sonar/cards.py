@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from zoo.nn.normalizer import Normalizer
-from zoo.sonar.folder import filled, put, write_folder
+from zoo.saved import put
+from zoo.sonar.folder import filled, write_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import BOS, EOS, UNK, Tokenizer
 

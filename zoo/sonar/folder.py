@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.nn.normalizer import Normalizer
-from zoo.saved import NORMALIZER, opened, save
+from zoo.saved import NORMALIZER, opened, put, save
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import Tokenizer
 
@@ -221,19 +220,6 @@ def _write_weights(folder: Path, half: str, state: dict[str, Tensor], shard: int
     for old in parts.glob("*.safetensors"):
         if not old.name.endswith(f"-of-{len(groups):05}.safetensors"):
             old.unlink()
-
-
-def put(path: Path, write) -> None:
-    """Let `write` make a file beside `path`, then put it there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} could not be written: make room or give another folder ({error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _fits(net: nn.Module, half: str, tokenizer: Tokenizer, folder: Path) -> None:

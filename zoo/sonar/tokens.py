@@ -7,9 +7,10 @@ one, and appends a `__lang__` per language and three markers of its training dat
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from zoo.saved import put
 
 PAD, UNK, BOS, EOS = range(4)
 MARKERS = ("<MINED_DATA>", "<MMT_BT_DATA>", "<SMT_BT_DATA>")
@@ -107,23 +108,12 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write the SentencePiece model, which appears whole."""
-        _write(Path(path), self.model)
+        put(Path(path), lambda place: place.write_bytes(self.model))
 
     def save_to(self, folder: str | Path) -> None:
         """Write model and languages."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
         self.save(Path(folder) / MODEL)
-        _write(Path(folder) / LANGUAGES, json.dumps(self.langs).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Beside its place, and then there: a run that is killed leaves no half of a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        put(Path(folder) / LANGUAGES, lambda place: place.write_text(json.dumps(self.langs), encoding="utf-8"))
 
 
 def train_sentencepiece(

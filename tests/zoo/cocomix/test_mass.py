@@ -275,6 +275,7 @@ def test_wrong_words_get_one_sentence(trained):
         ([], "either --concept ID, or --score"),
         (["--score", "--concept", "3"], "either --concept ID, or --score"),
         (["--score"], "--score needs --cards"),
+        (["--score", "--cards", "some", "--teacher_cards", "some"], "give --score, --teacher and --sae with them"),
         (["--concept", "3", "--teacher", str(trained / "net")], "go together"),
         (["--concept", "48"], "no concept 48: choose 0 to 47"),
         (["--concept", "3", "--where", "end", "--tokens", "40", "--prompt", "ab"], "more than the 16 of the CoCoMix's context"),
