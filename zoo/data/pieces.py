@@ -12,10 +12,11 @@ from pathlib import PurePath
 from typing import IO, NamedTuple
 
 PART = 16_000_000  # bytes that one worker takes at a time
-DAMAGED, NO_TEXT, NOT_UTF8 = (
+DAMAGED, NO_TEXT, NOT_UTF8, EMPTY = (
     "damaged files or parts of files",
     "rows or files without a text",
     "texts that are not UTF-8",
+    "empty texts",
 )  # reasons for which something is left out
 
 
@@ -50,14 +51,24 @@ def cut(path: str, longest: int, forgiving: bool = False) -> Iterator[tuple[Piec
 def texts(piece: Piece, column: str | None, longest: int, lost: Counter | None = None) -> Iterator[str]:
     """The texts of a piece that are not blank, read as a stream. Arguments as in `Files`.
 
-    lost: hears of what cannot be read, reason -> count, and it is left out; None: that is a ValueError.
+    lost: hears of what is empty or cannot be read, reason -> count, and it is left out; without it what cannot be read is a
+    ValueError.
     """
     form = _form(piece.path)
     if form == "parquet":
         found = _rows(piece, column, lost)
     else:
         found = _lines(piece, column, lost) if form == "lines" else _plain(piece, longest, lost)
-    return (text for text in found if text and not text.isspace())
+    return not_blank(found, lost)
+
+
+def not_blank(texts: Iterable[str | None], lost: Counter | None) -> Iterator[str]:
+    """Those that are not blank. lost: hears of the others."""
+    for text in texts:
+        if text and not text.isspace():
+            yield text
+        elif lost is not None:
+            lost[EMPTY] += 1
 
 
 def json_lines(piece: Piece, lost: Counter | None = None) -> Iterator[tuple[dict, int]]:
@@ -116,19 +127,19 @@ def _plain(piece: Piece, longest: int, lost: Counter | None) -> Iterator[str]:
             lost[NOT_UTF8] += 1
 
 
-def _lines(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str]:
+def _lines(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str | None]:
     for row, at in json_lines(piece, lost):
         name = _pick(row, column)
         text = row[name] if name else 0
-        if isinstance(text, str):
-            yield text.encode("utf-8", "replace").decode()  # half a surrogate pair in an escape becomes "?"
-        elif text is not None and lost is None:
+        if isinstance(text, str | None):
+            yield text and text.encode("utf-8", "replace").decode()  # half a surrogate pair in an escape becomes "?"
+        elif lost is None:
             raise no_text(_place(piece.path, at), column, ((key, type(value).__name__) for key, value in row.items()))
-        elif text is not None:
+        else:
             lost[NO_TEXT] += 1
 
 
-def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str]:
+def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str | None]:
     import pyarrow
 
     try:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from zoo.data.pieces import NO_TEXT, PART, Piece, cut, no_text, sample_hash, texts
+from zoo.data.pieces import NO_TEXT, PART, Piece, cut, no_text, not_blank, sample_hash, texts
 
 
 class Document(NamedTuple):
@@ -44,8 +44,8 @@ class Source:
     """What sources share. A child gives `description` (for pages), `fingerprint` (hexadecimal, a pure function of content and
     options), `parts()` (small units of work that pickle, in a stable order) and `read(part)`.
 
-    forgiving: what cannot be read is left out, and `lost` hears of it while a part is read (reason -> count); otherwise it is a
-    ValueError. What is read of text without a fault is the same.
+    forgiving: what is empty or cannot be read is left out, and `lost` hears of it while a part is read (reason -> count);
+    otherwise what cannot be read is a ValueError. What is read of text without a fault is the same.
     """
 
     forgiving = False
@@ -210,20 +210,20 @@ class Hub(Source):
 
     def read(self, part: tuple[int, int, int | None]) -> Iterator[Document]:
         shard, shards, room = part
-        for row in self._rows(shard, shards):
-            text = row.get(self.column)
-            if text is None and self.column in row and self.forgiving:
-                self.lost[NO_TEXT] += 1
-                continue
-            if not isinstance(text, str):
-                raise no_text(self.description, self.column, ((name, type(value).__name__) for name, value in row.items()))
+        for text in not_blank(self._texts(shard, shards), self.lost if self.forgiving else None):
             if room is not None:
                 room -= len(text.encode())
                 if room < 0:
                     return
-            if text and not text.isspace():
-                id = identity(text)
-                yield Document(text, id, split_of(id, self.validation, self.test))
+            id = identity(text)
+            yield Document(text, id, split_of(id, self.validation, self.test))
+
+    def _texts(self, shard: int, shards: int) -> Iterator[str | None]:
+        for row in self._rows(shard, shards):
+            text = row.get(self.column)
+            if not isinstance(text, str) and not (self.forgiving and self.column in row and text is None):
+                raise no_text(self.description, self.column, ((name, type(value).__name__) for name, value in row.items()))
+            yield text
 
     def _rows(self, shard: int, shards: int) -> Iterator[dict]:
         dataset = self._opened().shard(num_shards=shards, index=shard)

@@ -229,6 +229,14 @@ def test_no_damage_to_parquet_ends_a_forgiving_build(tmp_path):
     assert source.lost["damaged files or parts of files"] > 20
 
 
+def test_empty_texts_are_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n{"text": " "}\n{"text": ""}\n')
+    (tmp_path / "blank.txt").write_text("\n\n")
+    source = Files([str(tmp_path / "a.jsonl"), str(tmp_path / "blank.txt")], validation=0, test=0)
+    source.forgiving = True
+    assert texts(source) == ["a"] and source.lost == {"empty texts": 4}
+
+
 def test_what_is_forgiven_does_not_change_what_a_corpus_is(tmp_path):
     source, forgiving = (Files(write_lines(tmp_path / "a.jsonl", sentences(9))) for _ in range(2))
     forgiving.forgiving = True
@@ -287,7 +295,7 @@ def test_hub_errors_name_the_fix(shards, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"has no text in text, but text \(NoneType\)"):
         texts(gap)
     gap.forgiving = True
-    assert texts(gap) == ["a", "b"] and gap.lost == {"rows or files without a text": 1}
+    assert texts(gap) == ["a", "b"] and gap.lost == {"empty texts": 1}
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{bad\n')
     with pytest.raises(RuntimeError, match="'json' could not be read"):
         texts(Hub("json", data_files=[str(tmp_path / "bad.jsonl")]))
