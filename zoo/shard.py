@@ -41,7 +41,7 @@ def shard(net: nn.Module, mesh) -> None:
         return
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    for unit in [module for module in net.modules() if hasattr(module, "shard_entries")]:
+    for unit in [module for module in reversed(list(net.modules())) if hasattr(module, "shard_entries")]:  # children first
         fully_shard(unit, mesh=mesh["data_parallel"])
         for name in unit.shard_entries:
             register_fsdp_forward_method(unit, name)

@@ -82,7 +82,8 @@ class Cards:
         if concept not in self.cards:
             some = ", ".join(map(str, sorted(self.cards, key=lambda each: -self.cards[each].count)[:5]))
             raise ValueError(
-                f"Concept {concept} has no card: it is no label of any window that was counted. The most frequent are {some}."
+                f"Concept {concept} has no card: it is no label of any window that was counted. "
+                + (f"The most frequent are {some}." if some else "None is: count more windows.")
             )
         return self.cards[concept]
 

@@ -41,7 +41,8 @@ class CommonCrawlSentences(TokenData):
         source: "hub" streams a data set, "files" reads text, .jsonl, .jsonl.gz and .parquet, "warc" web archives (WARC, WET and
             ARC), "installed" the documentation of installed packages, "stories" tells `documents` stories from templates
             (zoo.data.stories), "store" takes a store that is already built.
-        files: paths or globs for files and warc; for source store, its one folder.
+        files: paths or globs for files and warc; for source store, its one folder. The sentence view leaves out what is empty or
+            cannot be read, says of which files, and counts it in its manifest; the token view of source files stops there.
         hub: name of the data set: allenai/c4 (configuration en), HuggingFaceFW/fineweb-edu (sample-10BT) or wikimedia/wikipedia
             (20231101.en).
         hub_config: its configuration.

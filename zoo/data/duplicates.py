@@ -73,7 +73,7 @@ class Distinct(Source):
 
     @property
     def lost(self) -> Counter:
-        """What the source could not read so far."""
+        """What was empty or could not be read of the source so far."""
         return self.source.lost
 
     def parts(self) -> list[tuple[int, Any]]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -114,6 +115,7 @@ def _leave_out(reason: str, error: ValueError, lost: Counter | None) -> None:
     if lost is None:
         raise error from None
     lost[reason] += 1
+    warnings.warn(str(error), stacklevel=2)
 
 
 def _plain(piece: Piece, longest: int, lost: Counter | None) -> Iterator[str]:
@@ -145,16 +147,26 @@ def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[st
     try:
         file = _parquet(piece.path)
     except ValueError as error:
-        return _leave_out(DAMAGED, error, lost)
+        _leave_out(DAMAGED, error, lost)
+        return
     schema = file.schema_arrow
     name = _pick(schema.names, column)
-    if name is None or "string" not in str(schema.field(name).type):
-        return _leave_out(NO_TEXT, no_text(piece.path, column, ((field.name, str(field.type)) for field in schema)), lost)
+    if name is None or not _is_text(schema.field(name).type):
+        if lost is None or piece.start == 0:  # a file counts once
+            _leave_out(NO_TEXT, no_text(piece.path, column, ((field.name, str(field.type)) for field in schema)), lost)
+        return
     try:
         for batch in file.iter_batches(1024, row_groups=list(range(piece.start, piece.stop)), columns=[name]):
             yield from _strings(batch.column(0), piece.path, lost)
     except (pyarrow.ArrowException, OSError) as error:
         _leave_out(DAMAGED, _damaged(piece.path, error), lost)
+
+
+def _is_text(kind) -> bool:
+    import pyarrow
+
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    return any(is_one(kind) for is_one in (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view))
 
 
 def _strings(column, path: str, lost: Counter | None) -> Iterator[str | None]:
@@ -174,8 +186,11 @@ def _strings(column, path: str, lost: Counter | None) -> Iterator[str | None]:
 
 
 def _damaged(path: str, error: Exception, what: str = "damaged") -> ValueError:
-    """The error for a parquet file that pyarrow cannot read. A failing disk, or what else the system says, is raised as it is."""
-    if getattr(error, "errno", None):
+    """The error for a parquet file that pyarrow cannot read. A failing disk, memory that is full, or what else is no fault of the
+    file, is raised as it is."""
+    import pyarrow
+
+    if getattr(error, "errno", None) or isinstance(error, MemoryError | pyarrow.lib.ArrowCancelled):
         raise error
     return ValueError(f"{path} is {what} ({str(error).splitlines()[0]}): fetch it again or leave it out")
 

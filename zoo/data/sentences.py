@@ -218,7 +218,7 @@ class SentenceShards:
                 about = self._block(index, number)
                 dropped.update(about.get("lost", {}))
                 entries += about["files"]
-                empty, cut = empty + about["empty"], cut + about.get("truncated", 0)  # older blocks do not say
+                empty, cut = empty + about["empty"], cut + about.get("truncated", 0)  # older blocks do not say, nor what was lost
         totals = {split: Counter(sentences=0, documents=0, bytes=0) for split in SPLITS}
         for entry in entries:
             totals[entry["split"]].update({name: entry[name] for name in ("sentences", "documents", "bytes")})

@@ -44,15 +44,15 @@ class Source:
     """What sources share. A child gives `description` (for pages), `fingerprint` (hexadecimal, a pure function of content and
     options), `parts()` (small units of work that pickle, in a stable order) and `read(part)`.
 
-    forgiving: what is empty or cannot be read is left out, and `lost` hears of it while a part is read (reason -> count);
-    otherwise what cannot be read is a ValueError. What is read of text without a fault is the same.
+    forgiving: of `Files` what is empty or cannot be read, and of `Hub` empty texts, are left out, and `lost` hears of it while a
+    part is read (reason -> count); otherwise what cannot be read is a ValueError. Text without a fault is read in the same way.
     """
 
     forgiving = False
 
     @cached_property
     def lost(self) -> Counter:
-        """Reason -> how much could not be read so far."""
+        """Reason -> how much was empty or could not be read so far."""
         return Counter()
 
     def documents(self, split: str | None = None) -> Iterator[Document]:
@@ -74,7 +74,8 @@ class Files(Source):
             document with the lowest hash is taken, so that no split asked for is empty.
         longest: bytes; a longer text file is cut at line ends into documents of about this size.
 
-    Raises, when it plans or reads, FileNotFoundError for a pattern without files and ValueError for a file that cannot be read.
+    Raises, when it plans or reads, FileNotFoundError for a pattern without files and ValueError for a file that cannot be
+    read, unless it is forgiving.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Files(Source):
             raise ValueError(
                 f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
                 "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0"
-                + (f"; left out: {dict(lost)}" if lost else "")
+                + ("; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in lost.items()) if lost else "")
                 + ("; name the field of the text with `column`" if lost[NO_TEXT] else "")
             )
         rescued: dict[str, str] = {}
@@ -210,19 +211,19 @@ class Hub(Source):
 
     def read(self, part: tuple[int, int, int | None]) -> Iterator[Document]:
         shard, shards, room = part
-        for text in not_blank(self._texts(shard, shards), self.lost if self.forgiving else None):
-            if room is not None:
-                room -= len(text.encode())
-                if room < 0:
-                    return
+        for text in not_blank(self._texts(shard, shards, room), self.lost if self.forgiving else None):
             id = identity(text)
             yield Document(text, id, split_of(id, self.validation, self.test))
 
-    def _texts(self, shard: int, shards: int) -> Iterator[str | None]:
+    def _texts(self, shard: int, shards: int, room: int | None) -> Iterator[str | None]:
         for row in self._rows(shard, shards):
             text = row.get(self.column)
             if not isinstance(text, str) and not (self.forgiving and self.column in row and text is None):
                 raise no_text(self.description, self.column, ((name, type(value).__name__) for name, value in row.items()))
+            if room is not None:
+                room -= len((text or "").encode())
+                if room < 0:
+                    return
             yield text
 
     def _rows(self, shard: int, shards: int) -> Iterator[dict]:

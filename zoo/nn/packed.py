@@ -20,7 +20,7 @@ def packable(net: nn.Module) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
     known = {("cpu", torch.float32)}
-    if torch.cpu._is_avx512_bf16_supported():  # elsewhere oneDNN emulates it, slower than F.linear
+    if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():  # elsewhere oneDNN emulates it, slower than F.linear
         known.add(("cpu", torch.bfloat16))
     return len(kinds) == 1 and kinds <= known and sum(w.nbytes for w in weights) <= LARGEST
 

@@ -3,10 +3,16 @@
 import json
 import pickle
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from sentence_vectors import Hashed, Stops
+
+from zoo.data import sources
 from zoo.data.crawl import CommonCrawlSentences
 from zoo.data.duplicates import Distinct, Duplicates, grams, near, signature
 from zoo.data.sources import Files
@@ -94,6 +100,7 @@ def test_data_of_any_source_can_leave_repetitions_out(tmp_path):
     given = {"source": "files", "files": [f"{tmp_path}/a.jsonl"]}
     data = CommonCrawlSentences(**given, similar=0.8)
     assert len(list(data.documents())) == 8 and len(list(CommonCrawlSentences(**given).documents())) == 20
+    assert data.corpus.source.forgiving and not CommonCrawlSentences(**given, view="tokens").corpus.forgiving
     archives = {"source": "warc", "files": ["a"]}
     assert [CommonCrawlSentences(**archives, similar=each).corpus.similar for each in (None, 0.5)] == [0.8, 0.5]
 
@@ -106,3 +113,22 @@ def test_near_duplicates_among_other_texts_are_those_of_exact_similarity():
         found = near(texts, iter(others), similar).tolist()
         assert found == [*wanted, True] and 5 < sum(wanted) < 40
     assert near([], others).tolist() == [] and not near(texts, []).any()
+
+
+def test_what_workers_leave_out_reaches_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PART", 1)  # a part for each file, as of large ones
+    for name in "ab":
+        rows = [json.dumps({"text": text(f"{name}{i % 8}") + "."}) for i in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(["{", *rows, '{"text": ""}']) + "\n")
+    data = CommonCrawlSentences(
+        source="files", files=[f"{tmp_path}/*.jsonl"], similar=0.8, segmenter=Stops(), encoder=Hashed(), root=str(tmp_path)
+    )
+    shards = data.shards()
+    shards.groups = [[part] for part in data.corpus.parts()]
+    assert len(shards.groups) == 2
+    for rank in range(2):
+        pickle.loads(pickle.dumps(shards))(None, rank, 2)
+    shards.finish()
+    manifest = json.loads((shards.folder / "manifest.json").read_text())
+    assert sum(split["documents"] for split in manifest["splits"].values()) == 16
+    assert manifest["dropped"] == {"exact duplicate": 24, "lines that are no JSON object": 2, "empty texts": 2}

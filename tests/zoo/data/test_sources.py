@@ -187,6 +187,7 @@ def test_bad_files_are_named(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*fetch it again")
 @pytest.mark.parametrize("name", sorted(broken(None)))
 def test_forgiven_files_lose_only_what_cannot_be_read(tmp_path, name):
     (tmp_path / name).write_bytes(broken(tmp_path)[name][0])
@@ -214,6 +215,7 @@ def test_forgiven_parquet_loses_texts_that_are_none_and_no_others(tmp_path):
     assert texts(source) == [f"text {i}" for i in range(3000) if i != 1500] and source.lost == {"texts that are not UTF-8": 1}
 
 
+@pytest.mark.filterwarnings("ignore:.*fetch it again")
 def test_no_damage_to_parquet_ends_a_forgiving_build(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": sentences(40)}), tmp_path / "a.parquet", row_group_size=10)
     whole, rng = (tmp_path / "a.parquet").read_bytes(), random.Random(0)
@@ -227,6 +229,32 @@ def test_no_damage_to_parquet_ends_a_forgiving_build(tmp_path):
     source.forgiving = True
     assert "the last one" in texts(source)
     assert source.lost["damaged files or parts of files"] > 20
+
+
+def test_what_is_no_fault_of_a_file_ends_a_forgiving_build(tmp_path, monkeypatch):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "a.parquet")
+    source = Files(str(tmp_path / "a.parquet"), validation=0, test=0)
+    source.forgiving = True
+
+    def full(self, path):
+        raise pyarrow.lib.ArrowMemoryError("malloc of size 9 failed")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "__init__", full)
+    with pytest.raises(MemoryError):
+        texts(source)
+    assert not source.lost
+
+
+def test_a_file_of_other_columns_counts_once_and_is_named(tmp_path):
+    for name, column in (("other", "n"), ("lists", "text")):
+        table = pyarrow.table({column: [["a"]] * 9 if column == "text" else list(range(9))})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=3)
+    write_lines(tmp_path / "whole.jsonl", sentences(3))
+    source = Files(f"{tmp_path}/*", validation=0, test=0)
+    source.forgiving = True
+    with pytest.warns(UserWarning, match="(other|lists).parquet has no text in text or content, but"):
+        assert texts(source) == sentences(3)
+    assert source.lost == {"rows or files without a text": 2}
 
 
 def test_empty_texts_are_counted(tmp_path):
@@ -245,7 +273,7 @@ def test_what_is_forgiven_does_not_change_what_a_corpus_is(tmp_path):
     empty = Files(str(tmp_path / "none.jsonl"))
     empty.forgiving = True
     with pytest.raises(
-        ValueError, match=r"0 different document.*left out: \{'rows or files without a text': 1, 'lines that are no JSON"
+        ValueError, match=r"0 different document.*left out: 1 rows or files without a text, 1 lines that are no JSON"
     ):
         empty.parts()
 
@@ -280,10 +308,15 @@ def test_hub_reads_every_shard_once(shards):
     assert elsewhere.fingerprint == source.fingerprint != Hub("json", data_files=shards, revision="a").fingerprint
 
 
-def test_hub_cap_takes_equal_shares(shards):
+def test_hub_cap_takes_equal_shares(shards, tmp_path):
     source = Hub("json", data_files=shards, megabytes=0.02)
     sizes = [sum(len(document.text.encode()) for document in source.read(part)) for part in source.parts()]
     assert all(4_500 < size <= 5_000 for size in sizes) and len(sizes) == 4
+    rows = ["\n" * 5, "abcde", "fghij"]
+    capped = Hub("json", data_files=[write_lines(tmp_path / "blank.jsonl", rows)], megabytes=1e-5, validation=0, test=0)
+    assert texts(capped) == ["abcde"]
+    capped.forgiving = True
+    assert texts(capped) == ["abcde"] and capped.lost == {"empty texts": 1}
     assert (source.validation, Hub("x").validation, Hub("x", megabytes=100).test) == (0.05, 0.0005, 0.01)
 
 
