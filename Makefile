@@ -59,7 +59,7 @@ board: $(STAMP)  ## TensorBoard over all runs, or over the arms of one spec: mak
 # goes first: a run that is told to stop ends well, and make would take the old one for its.
 SPACE_RUN := runs/sonar-small/space
 SPACE_DATA = -c recipes/sonar/small.yaml $(if $(FILES),--data.init_args.files="$(FILES)" --data.init_args.share=0.03)
-space: $(STAMP)  ## make the shipped sentence space anew, about three hours: make space FILES="['my/novels.jsonl.gz']" [OUT=zoo/sonar/small] [REPLACE=1]
+space: $(STAMP)  ## make the shipped sentence space anew, two to three hours: make space FILES="['my/novels.jsonl.gz']" [OUT=zoo/sonar/small] [REPLACE=1]
 	@rm -rf $(SPACE_RUN)/pretrained
 	@$(BIN)/zoo fit $(SPACE_DATA) --trainer.logger.init_args.version=space $(addprefix --ckpt_path=,$(wildcard $(SPACE_RUN)/checkpoints/last.ckpt))
 	@$(BIN)/zoo prepare space $(SPACE_DATA) --run $(SPACE_RUN)/pretrained --out $(or $(OUT),zoo/sonar/small) --scored 1000 --limit 12 $(if $(REPLACE),--replace)

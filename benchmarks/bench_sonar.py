@@ -1,8 +1,8 @@
 """Speed of the sentence space: its part of `python -m benchmarks.bench [--quick]`.
 
 `Space.encode` beside sonar-space's own `predict` at its default batch size: the same weights, and the same sentences of mixed
-lengths. `ResidualQuantizer.encode` beside vector-quantize-pytorch's ResidualVQ: the same codebooks and vectors. All of them
-are random: what they say does not change how long it takes.
+lengths. Training steps beside the same with torch's own attention. `ResidualQuantizer.encode` beside vector-quantize-pytorch's
+ResidualVQ: the same codebooks and vectors. All of them are random: what they say does not change how long it takes.
 """
 
 import pydoc_data.topics
@@ -10,12 +10,17 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.bench_decode import best
 from benchmarks.bench_nets import row
+from zoo.nn.attention import attention
 from zoo.nn.rvq import ResidualQuantizer
+from zoo.optim import Muon
+from zoo.sonar.autoencoder import AutoEncoder
 from zoo.sonar.net import TextEncoder
 from zoo.sonar.space import Space
 from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
@@ -112,11 +117,45 @@ def quantizing(name: str, quick: bool, rounds: int) -> list[dict]:
     return rows
 
 
+def training(quick: bool, rounds: int) -> list[dict]:
+    """Tokens per second of training steps of the small space in bfloat16, beside the same with torch's own attention."""
+    torch.manual_seed(0)
+    shape = {"dim": 32, "heads": 2, "hidden": 64} if quick else {"dim": 256, "heads": 4, "hidden": 1024}
+    net = AutoEncoder(PIECES, 64, encoder_layers=2, decoder_layers=2, dropout=0.0, mask=0.0, **shape)
+    optimizer = Muon(net, ns_steps=3)
+    count, length, steps = (4 if quick else 102), 20, (1 if quick else 8)  # 2,040 tokens a step
+    tokens = torch.randint(4, PIECES, (count, length + 1))
+    batch = {"source": tokens[:, 1:], "tokens": tokens, "mask": torch.ones_like(tokens, dtype=torch.bool)}
+
+    def train(attend: Callable) -> Callable[[], None]:
+        def some() -> None:
+            with patch("zoo.sonar.net.attention", attend):
+                for _ in range(steps):
+                    with torch.autocast("cpu", torch.bfloat16):
+                        loss = net(batch)["loss"]
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+        return some
+
+    def theirs(q, k, v, mask=None, *, causal=False, dropout=0.0):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+
+    taken, found = best({"ours": train(attention), "theirs": train(theirs)}, rounds), []
+    for clock, word in ((1, "wall"), (0, "CPU")):
+        told = f"training, 2 + 2 x {shape['dim']}, bf16: tokens per {word} s beside the same with torch's own attention"
+        speeds = [steps * count * length / taken[name][clock] for name in ("ours", "theirs")]
+        found.append(row(told, *speeds, "/s"))
+    return found
+
+
 def main(quick: bool = False, rounds: int = 3) -> list[dict]:
     """Measure everything: rows {name, ours, anchor, ratio, target, unit, ok}. Some minutes; `quick` seconds."""
     rounds = 1 if quick else rounds
     rows = [line for name in SHAPES for line in encoding(name, quick, rounds)]
     torch.set_num_threads(2)
+    rows += training(quick, rounds)
     return rows + [line for name in CODES for line in quantizing(name, quick, rounds)]
 
 

@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import benchmarks
-from benchmarks import bench, bench_data
+from benchmarks import bench, bench_data, bench_sonar
 
 
 def test_table_and_file(tmp_path, monkeypatch, capsys):
@@ -52,3 +52,8 @@ def test_table_and_file(tmp_path, monkeypatch, capsys):
 def test_a_sentence_store_is_read_fast():
     found = bench_data.sentence_reading(quick=True)
     assert found["ours"] > 0 and found["target"] == ">= 20000" and bench.cells(found)[2] == "—"
+
+
+def test_training_of_a_space_is_measured():
+    wall, cpu = bench_sonar.training(quick=True, rounds=1)
+    assert min(wall["ours"], cpu["ours"], wall["anchor"]) > 0 and "wall" in wall["name"] and "CPU" in cpu["name"]

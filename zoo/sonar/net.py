@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.nn.attention import attention
+
 POOLINGS = ("mean", "max", "last")
 PROJECTION = "final_proj.weight"  # sonar-space's second name of the decoder's table
 
@@ -81,9 +83,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """x (B, T, D) -> (B, T, D); mask (B, 1, 1, T) bool, True where a token may be looked at."""
         q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
-        )
+        y = attention(q, k, v, mask, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.output_proj(y.transpose(1, 2).flatten(2))
 
 
