@@ -49,8 +49,8 @@ test-all: $(STAMP)  ## the test suite and the slow tests: every recipe starts, t
 check: $(STAMP)  ## lint, types, pages that follow from their records, tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m benchmarks.report --check && $(MAKE) --no-print-directory test
 
-bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, about ten minutes)
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.bench
+bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, about ten minutes): make bench [PART=cocomix] [KEEP=1]
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.bench $(PART) $(if $(KEEP),--keep)
 
 board: $(STAMP)  ## TensorBoard over all runs, or over the arms of one spec: make board SPEC=table-mtp-1 SCALE=desk
 	@$(if $(GIVEN_SPEC),$(BIN)/python -m benchmarks.board $(SPEC) --scale $(or $(GIVEN_SCALE),desk),$(BIN)/tensorboard --logdir runs)

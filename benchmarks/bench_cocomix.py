@@ -190,8 +190,10 @@ def _rows(taken: dict, needed: dict[str, float], fast: float, tokens: int, quick
         rows.append(row(told, *given, ratio=paired("cached/fp32", "next/fp32")))
     elif not quick:
         theirs = RELEASED["seconds"] * RELEASED["gflop_per_second"] / fast
-        told = f"{head}fp32, online labels: CPU s beside the released code's on another machine, scaled"
-        rows.append(row(told, seconds("online/fp32"), theirs, "s", ratio=theirs / seconds("online/fp32")))
+        for name in ("online/fp32", "online/bf16", "cached/fp32"):
+            labels, form = name.split("/")
+            told = f"{head}{form}, {labels} labels: CPU s beside the released code's on another machine, scaled"
+            rows.append(row(told, seconds(name), theirs, "s", ratio=theirs / seconds(name)))
     for name, each in needed.items():
         told = f"{head}fp32, {name.split('/')[0]} labels: speed beside the matrix product's"
         rows.append(row(told, each / seconds(name), fast, "GFLOP/s"))

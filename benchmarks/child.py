@@ -49,7 +49,7 @@ def child(job: dict) -> None:
     done = Record(
         **about, status="ok", config=cli.config_dump, metrics=metrics, curve=running.curve, threads=_threads(),
         data={"description": cli.datamodule.description, "fingerprint": cli.datamodule.fingerprint},
-        device=_device(cli.trainer.strategy.root_device), **measured,
+        device=device_name(cli.trainer.strategy.root_device), **measured,
         **{**record.provenance(), "commit": before["commit"], "dirty": before["dirty"]},
     )  # fmt: skip
     if cli.trainer.is_global_zero:  # the other processes of a distributed run come through here too
@@ -71,7 +71,7 @@ def _prepared(job: dict, before: dict) -> Record:
     return Record(
         **job["identity"], status="ok", config=job["config"], metrics={f"test/{name}": float(x) for name, x in measured.items()},
         data={"description": data.description, "fingerprint": data.fingerprint}, threads=_threads(),
-        device=_device(torch.device("cuda" if torch.cuda.is_available() else "cpu")), seconds=time.monotonic() - began,
+        device=device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")), seconds=time.monotonic() - began,
         **{**record.provenance(), "commit": before["commit"], "dirty": before["dirty"]},
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _device(device) -> str:
+def device_name(device) -> str:
     """The card's name, or the processor's with the threads torch uses."""
     if device.type == "cuda":
         import torch

@@ -15,6 +15,17 @@ from benchmarks.spec import ROOT, Metric, Run, Spec
 from benchmarks.verdict import NOT_MEASURED
 
 NONE = "—"
+GLOSS = {  # of what is measured of nets that rows need
+    "dead": "share of the latents that are never active",
+    "explained_variance_first": "at the first place of a window",
+    "explained_variance_last": "at the last one",
+    "l0": "active latents of a place",
+    "entropy": "of a label, in nats",
+    "frequent": "share of the labels that the most frequent 1 % of the concepts are",
+    "used": "concepts that are a label at least once",
+    "without": "share of the labels that places could have and have not",
+    "unselected_lately": "concepts that were not selected in the last quarter of the steps, %",
+}
 TOKENS = ("zoo.data.Code", "zoo.data.OpenWebText")  # data whose batches hold as many tokens as their settings say
 
 
@@ -275,12 +286,14 @@ def _row_line(results: Results, name: str) -> str:
 
 def _needs(results: Results) -> list[str]:
     """What was measured of nets, autoencoders and labels that rows needed."""
-    lines = []
+    lines, gloss = [], set()
     for r in results.needed:
         told = {key.removeprefix("test/"): value for key, value in r.metrics.items()}
         found = ", ".join(f"{key} {value:.4g}" for key, value in told.items() if not key.startswith("norm_"))  # a whole histogram
         lines.append(f"- `{r.run}`, seed {r.seed}: {found or 'made'}.")
-    return ["## What they needed", "", *lines] if lines else []
+        gloss |= told.keys() & GLOSS.keys()
+    told = [f"`{key}`: {words}" for key, words in GLOSS.items() if key in gloss]
+    return ["## What they needed", "", *lines, *(["", "; ".join(told) + "."] if told else [])] if lines else []
 
 
 def _spaces(results: Results) -> list[str]:

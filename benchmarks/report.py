@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
-from benchmarks import record, replay
+from benchmarks import record, replay, speed
 from benchmarks.cells import Results
 from benchmarks.claims import tally
 from benchmarks.page import page, stale_files, summary, table
@@ -53,6 +53,8 @@ def outputs(records: list[Record]) -> dict[Path, bytes]:
                 status[place(spec, scale).stem] = about
     text = json.dumps(status, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     made[ROOT / "benchmarks" / "pages" / "status.json"] = f"{text}\n".encode()
+    if told := speed.page():
+        made[ROOT / "benchmarks" / "pages" / "speed.md"] = told.encode()
     readme = ROOT / "README.md"
     made[readme] = _spliced(readme.read_text(encoding="utf-8"), _results_table(status)).encode()
     return made

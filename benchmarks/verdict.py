@@ -192,13 +192,21 @@ def _growth(gaps: list[tuple[float, float]], now: _Difference, margin: float) ->
 
     None if there are fewer than three points, if they lie on both sides of zero, if the curve ends on the other side than the
     measured difference, or within that difference's standard error (one seed: within the claim's margin): of noise there is no
-    course.
+    course. Nor is there one of a curve that has turned: that went the other way from a quarter to the half.
     """
     noise = margin if math.isinf(now.spread) else now.spread / math.sqrt(now.n)
     late = [gap for gap in gaps if 2 * gap[0] >= gaps[-1][0]]
     if len(late) < 3 or any(gap * now.mean <= 0 for _, gap in late) or min(abs(late[-1][1]), abs(now.mean)) < noise:
         return None
-    return linear_regression([math.log(tokens) for tokens, _ in late], [math.log(abs(gap)) for _, gap in late]).slope
+    power = linear_regression([math.log(tokens) for tokens, _ in late], [math.log(abs(gap)) for _, gap in late]).slope
+    quarter, half = (_at(gaps, share) for share in (0.25, 0.5))
+    before = (half[1] - quarter[1]) / half[1]  # below zero: the gap shrank
+    return None if before * power < 0 and min(abs(before), abs(power)) >= STEADY else power
+
+
+def _at(gaps: list[tuple[float, float]], share: float) -> tuple[float, float]:
+    """The point of a curve that is nearest to a share of its tokens."""
+    return min(gaps, key=lambda gap: abs(gap[0] - share * gaps[-1][0]))
 
 
 def _advice(claim: Claim, now: _Difference, comparisons: int, gaps: list[tuple[float, float]]) -> str:
@@ -243,7 +251,7 @@ def _trend(claim: Claim, now: _Difference, gaps: list[tuple[float, float]]) -> s
     if len(gaps) < 4:
         return ""
     end, last = gaps[-1]
-    places = dict.fromkeys(min(gaps, key=lambda gap: abs(gap[0] - share * end)) for share in (0.25, 0.5, 1))
+    places = dict.fromkeys(_at(gaps, share) for share in (0.25, 0.5, 1))
     ahead = {gap > 0 for _, gap in places}
     side = "its lead was" if len(ahead) > 1 else "it was ahead by" if True in ahead else "it was behind by"
     shown = "+.2g" if len(ahead) > 1 else ".2g"

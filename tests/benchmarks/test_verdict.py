@@ -423,13 +423,21 @@ def test_where_more_tokens_are_not_known_to_help(gap, words):
 @pytest.mark.parametrize("early", [5.0, -5.0])
 def test_only_the_late_half_of_the_curve_counts_and_it_has_to_have_one_sign(early):
     def gap(t):
-        return early if t < 800_000 else 0.02 * (t / 1.6e6) ** 0.6
+        return early if t < 400_000 else 0.02 * (t / 1.6e6) ** 0.6
 
     def bent(t):
         return -0.02 if t == 1_000_000 else gap(t)
 
     assert "tokens^0.6)" in judged(differing(0.02, 0.03), curves=curves(gap)).parts[0].advice
     assert "no steady gap" in judged(differing(0.02, 0.03), curves=curves(bent)).parts[0].advice
+
+
+@pytest.mark.parametrize("early, steady", [(0.018, False), (0.0133, True), (0.009, True), (-0.02, True)])
+def test_a_gap_that_has_turned_has_no_course(early, steady):
+    """It is 0.0132 at half of the run and 0.02 at its end: where a quarter's is larger by more than a little, it shrank first."""
+    gap = curves(lambda t: early if t < 800_000 else 0.02 * (t / 1.6e6) ** 0.6)
+    part = judged(differing(0.02, 0.03), curves=gap).parts[0]
+    assert ("tokens^0.6" in part.advice, part.trend.endswith("no steady course.")) == (steady, not steady)
 
 
 def test_a_gap_within_its_noise_has_no_course():

@@ -85,8 +85,8 @@ def main(words: list[str]) -> dict[str, float]:
 def health(counts: np.ndarray) -> dict[str, float]:
     """What labels are like, from how often each of (none, concept 0, concept 1, …) was given: (C + 1,).
 
-    without: share of the places without a label; used: concepts that occur; frequent: what share of the labels the most frequent
-    1 % of all concepts are; entropy of a label, in nats.
+    without: share of the labels that places could have (K_attr each) and have not; used: concepts that occur; frequent: what
+    share of the labels the most frequent 1 % of all concepts are; entropy of a label, in nats.
     """
     none, counts = counts[0], counts[1:]
     shares = np.sort(counts)[::-1] / max(counts.sum(), 1)
