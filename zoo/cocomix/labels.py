@@ -73,7 +73,7 @@ def main(words: list[str]) -> dict[str, float]:
     print(f"labels: {folder}: {count:,} windows labelled in {time.monotonic() - began:.0f} s, the others were there")
     found = health(labels.WindowLabels(folder, "train").counts(sae.latents))
     print(
-        f"  training split: {found['without']:.1%} of the places have no label; {found['used']:,.0f} of {sae.latents:,} concepts "
+        f"  training split: {found['without']:.1%} of the labels that places could have are none; {found['used']:,.0f} of {sae.latents:,} concepts "
         f"occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy of a label "
         f"{found['entropy']:.2f} nats"
     )
