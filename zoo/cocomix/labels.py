@@ -73,8 +73,8 @@ def main(words: list[str]) -> dict[str, float]:
     print(f"labels: {folder}: {count:,} windows labelled in {time.monotonic() - began:.0f} s, the others were there")
     found = health(labels.WindowLabels(folder, "train").counts(sae.latents))
     print(
-        f"  training split: {found['without']:.1%} of the labels that places could have are none; {found['used']:,.0f} of {sae.latents:,} concepts "
-        f"occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy of a label "
+        f"  training split: {found['without']:.1%} of the labels that places could have are none; {found['used']:,.0f} of "
+        f"{sae.latents:,} concepts occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy of a label "
         f"{found['entropy']:.2f} nats"
     )
     if found["without"] == 1:

@@ -43,7 +43,7 @@ def words(home, *more):
 
 def test_labels_are_those_of_the_windows_that_a_run_reads(home, capsys):
     first = main(words(home, "--seeds", "0,3"))
-    assert "have no label" in capsys.readouterr().out
+    assert "of the labels that places could have are none" in capsys.readouterr().out
     data = lightning(["prepare", "-c", str(home / "recipe.yaml"), "--seed_everything=3"]).datamodule
     data.setup()
     extractor = ConceptExtractor(from_pretrained(home / "net"), SparseAutoencoder.load(home / "sae"), 2)
