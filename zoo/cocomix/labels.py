@@ -74,8 +74,8 @@ def main(words: list[str]) -> dict[str, float]:
     found = health(labels.WindowLabels(folder, "train").counts(sae.latents))
     print(
         f"  training split: {found['without']:.1%} of the labels that places could have are none; {found['used']:,.0f} of "
-        f"{sae.latents:,} concepts occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy of a label "
-        f"{found['entropy']:.2f} nats"
+        f"{sae.latents:,} concepts occur, the most frequent 1 % of all are {found['frequent']:.0%} of the labels; entropy "
+        f"of a label {found['entropy']:.2f} nats"
     )
     if found["without"] == 1:
         raise ValueError(f"No place of {folder} has a label: {NAN}")
