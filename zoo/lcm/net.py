@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from zoo.nn.attention import attention
 from zoo.nn.cache import Cache
 from zoo.nn.transformer import Embedding, Linear, hidden_size, rotary, rotate
 
@@ -56,9 +57,8 @@ class Layer(nn.Module):
         seen = qkv[: len(h) - alone]
         q, k = (seen[:, :, 0], seen[:, :, 1]) if rope is None else rotate(seen[:, :, :2], rope).unbind(2)
         k, v = (k, seen[:, :, 2]) if past is None else past(k, seen[:, :, 2])
-        y = F.scaled_dot_product_attention(
-            q.to(k.dtype).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal
-        ).transpose(1, 2)  # (B, S, H, D/H)
+        q, k, v = (each.transpose(1, 2) for each in (q.to(k.dtype), k, v))
+        y = attention(q, k, v, mask, causal=causal).transpose(1, 2)  # (B, S, H, D/H)
         if alone:
             y = torch.cat((y.to(qkv.dtype), qkv[len(h) - alone :, :, 2]))
         h = h + F.dropout(self.out(y.flatten(2).to(qkv.dtype)), self.dropout, self.training)

@@ -12,6 +12,7 @@ from zoo.lcm.batch import drawn, fresh, wide
 from zoo.lcm.diffused import PART_WEIGHTS, Diffusion
 from zoo.lcm.memory import Memory, Outline
 from zoo.lcm.net import Steps, SwiGLU, Tower, check, empty, entered, run
+from zoo.nn.attention import attention
 from zoo.nn.cache import Cache
 from zoo.nn.diffusion import Predicts, Sampler, trailing
 from zoo.nn.transformer import Linear, hidden_size
@@ -53,7 +54,7 @@ class DenoiserLayer(nn.Module):
 
         def look(q: Tensor) -> Tensor:
             # Sentence n sees the zero vector, which is key 0, and those before n, which are keys 1 to n: as causal as can be.
-            found = F.scaled_dot_product_attention(q, keys, values, is_causal=True)
+            found = attention(q, keys, values, causal=True)
             return torch.where(dropped[:, None, :, None], nothing, found)  # with the zero vector alone, its value is found
 
         return self.made(h, modulation, look)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHORT = 128  # places up to which the plain form was clearly faster (benchmarks/bench_sonar.py has 20)
+SHORT = 160  # places up to which the plain form was clearly faster (benchmarks/bench_sonar.py has 20); none at 256
 
 
 def attention(
@@ -22,7 +22,7 @@ def attention(
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # finite: a row that may look nowhere is no NaN
     return F.dropout(scores.softmax(-1, dtype=torch.float32).to(v.dtype), dropout) @ v
 
 

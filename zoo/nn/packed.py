@@ -22,7 +22,7 @@ def packable(net: nn.Module) -> bool:
     known = {("cpu", torch.float32)}
     if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():  # elsewhere oneDNN emulates it, slower than F.linear
         known.add(("cpu", torch.bfloat16))
-    return len(kinds) == 1 and kinds <= known and sum(w.nbytes for w in weights) <= LARGEST
+    return len(kinds) <= 1 and kinds <= known and sum(w.nbytes for w in weights) <= LARGEST
 
 
 @contextmanager
