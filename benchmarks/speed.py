@@ -32,9 +32,9 @@ def page() -> str:
     for path in kept:
         found = json.loads(path.read_text(encoding="utf-8"))
         versions = ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items()))
-        changed = ", and changes" if found["dirty"] else ""
+        commit = (found["commit"] or "unknown")[:10] + (", and changes" if found["dirty"] else "")
         lines += ["", f"## {path.stem}", "", *table(HEAD, [cells(row) for row in found["rows"]]), ""]
-        lines.append(f"{found['device']}; {found['date'][:10]}; commit {found['commit'][:10]}{changed}; {versions}.")
+        lines.append(f"{found['device']}; {found['date'][:10]}; commit {commit}; {versions}.")
     return "\n".join(lines) + "\n" if kept else ""
 
 

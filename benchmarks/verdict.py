@@ -199,8 +199,7 @@ def _growth(gaps: list[tuple[float, float]], now: _Difference, margin: float) ->
     if len(late) < 3 or any(gap * now.mean <= 0 for _, gap in late) or min(abs(late[-1][1]), abs(now.mean)) < noise:
         return None
     power = linear_regression([math.log(tokens) for tokens, _ in late], [math.log(abs(gap)) for _, gap in late]).slope
-    quarter, half = (_at(gaps, share) for share in (0.25, 0.5))
-    before = (half[1] - quarter[1]) / half[1]  # below zero: the gap shrank
+    before = 1 - _at(gaps, 0.25)[1] / late[0][1]  # up to the half of the run, whose gap is not 0; below zero: it shrank
     return None if before * power < 0 and min(abs(before), abs(power)) >= STEADY else power
 
 

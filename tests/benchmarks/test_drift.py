@@ -37,6 +37,7 @@ def house(tmp_path, monkeypatch):
     for module in (spec_module, record, report):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(record, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(report.speed, "FOLDER", tmp_path / "speed")
     specs = tmp_path / "benchmarks" / "specs"
     for module in (spec_module, report):
         monkeypatch.setattr(module, "SPECS", specs)

@@ -440,6 +440,14 @@ def test_a_gap_that_has_turned_has_no_course(early, steady):
     assert ("tokens^0.6" in part.advice, part.trend.endswith("no steady course.")) == (steady, not steady)
 
 
+def test_a_gap_of_nothing_short_of_the_half_is_no_mistake():
+    """The half is where the second half of the points begins, though one before it is nearer to half of the tokens."""
+    gap = curves(lambda t: 0.0 if t < 800_000 else 0.02 * (t / 1.6e6) ** 0.6)
+    (key, seeds), *rest = gap.items()
+    kept = {key: {s: [p for p in points if p[0] != 800_000] for s, points in seeds.items()}} | dict(rest)
+    assert "tokens^0.6" in judged(differing(0.02, 0.03), curves=kept).parts[0].advice
+
+
 def test_a_gap_within_its_noise_has_no_course():
     """However smooth its curve: of 0.002 ± 0.03 it is not known whether there is a gap at all."""
     part = judged(differing(0.002, 0.03), curves=curves(lambda t: 0.002 * (t / 1.6e6) ** 0.6)).parts[0]
