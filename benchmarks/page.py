@@ -15,6 +15,7 @@ from benchmarks.spec import ROOT, Metric, Run, Spec
 from benchmarks.verdict import NOT_MEASURED
 
 NONE = "—"
+FEW = 50  # held-out sentences of a length that say too little of a space
 GLOSS = {  # of what is measured of nets that rows need
     "dead": "share of the latents that are never active",
     "explained_variance_first": "at the first place of a window",
@@ -305,15 +306,25 @@ def _spaces(results: Results) -> list[str]:
             scores = {"all of them": about["measured"], "all, decoded with beam 5": about["beam5"], **about["by_source"]}
             shown = [key for key in about["measured"] if key.startswith(("autobleu", "exact_"))]
             shown.sort(key=lambda key: key != "autobleu")  # what a space is judged by comes first
-            body = [[text, *(number(found[key], 1) if key in found else NONE for key in shown)] for text, found in scores.items()]
+            body = []
+            for text, found in scores.items():
+                counts = about["scored"][text if text in about["by_source"] else "all"]
+                told = {key for key in found if counts.get(_edge(key), FEW) >= FEW}  # a pooled score has all lengths
+                body.append([text, *(number(found[key], 1) if key in told else NONE for key in shown)])
             lines += [
                 f"`{folder}`: {about['parameters']:,} parameters, trained on {about['text']}. Of held-out sentences, in percent: "
                 "AutoBLEU up to 60 characters (each length as often as in the text); AutoBLEU and exact round trips up to so "
-                "many characters (above the number before); @: with normal noise of so many deviations of each dimension.",
+                "many characters (above the number before); @: with normal noise of so many deviations of each dimension; “—”: "
+                f"of fewer than {FEW} sentences.",
                 "",
                 *table(["held-out sentences of", *shown], body),
             ]
     return ["## The space that it stands on", "", *lines] if lines else []
+
+
+def _edge(key: str) -> str:
+    """The length in a score's name: autobleu_60@0.1 -> 60."""
+    return key.partition("@")[0].rpartition("_")[2]
 
 
 def _failures(results: Results) -> list[str]:

@@ -78,7 +78,7 @@ def generate_ids(net: nn.Module, prompt: list[int], count: int) -> list[int]:
 
 
 class Lines(ProgressBar):
-    """One line per log step, for logs and pipes: step, loss, bits per byte, speed, time to go."""
+    """One line per log step, for logs and pipes: step, loss, speed in the data's `unit` (default: tokens), time to go."""
 
     shown = True
 
@@ -99,10 +99,12 @@ class Lines(ProgressBar):
             spent = time.perf_counter() - self.started
             left = spent / (step - self.first) * max(0, last - step)
             rate = getattr(module, "measured", {}).get("tokens_per_second", 0.0)
-            loss = float(trainer.callback_metrics.get("train/next", outputs["loss"]))
+            of_tokens = trainer.callback_metrics.get("train/next")  # a net of sentences has another loss, and its own unit
+            name, loss = ("loss", outputs["loss"]) if of_tokens is None else ("next-token loss", of_tokens)
             clock = f"{spent:.0f} s, {left:.0f} s to go"
-            speed = f"{rate:,.0f} tokens/s  " if rate else ""  # there is none before the third step
-            print(f"step {step}/{last}  next-token loss {loss:.3f}  {speed}{clock}", flush=True)
+            unit = getattr(trainer.datamodule, "unit", "tokens")
+            speed = f"{rate:,.0f} {unit}/s  " if rate else ""  # there is none before the third step
+            print(f"step {step}/{last}  {name} {float(loss):.3f}  {speed}{clock}", flush=True)
 
     def on_validation_end(self, trainer, module) -> None:
         self._show(trainer, "val")
@@ -173,13 +175,14 @@ class Export(L.Callback):
 
         from zoo.pretrained import save_pretrained
 
-        net = module.net
+        net, state = module.net, None
         if any(hasattr(p, "full_tensor") for p in net.parameters()):  # sharded: every process takes part in the gathering
             state = get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-            net = module._make_net(module.vocab, module.context)
-            if trainer.is_global_zero:
-                net.load_state_dict(state)
         if trainer.is_global_zero:
+            if state is not None:
+                with torch.device("meta"):  # the weights are there already, and another set of them may not fit into memory
+                    net = module._make_net(module.vocab, module.context)
+                net.load_state_dict(state, assign=True)
             folder = Path(run_folder) / "pretrained"
             save_pretrained(net, folder)
             trainer.datamodule.save_tokenizer(folder / "tokenizer")

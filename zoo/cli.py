@@ -98,7 +98,7 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
             for logger in trainer.loggers:
-                logger.log_hyperparams(told(settings), {"val/bits_per_byte": float("nan")})
+                logger.log_hyperparams(told(settings), {settings["best"]["monitor"]: float("nan")})
             if trainer.logger:  # not trainer.log_dir: that is a broadcast, and only the first process is here
                 print(f"run folder: {trainer.logger.log_dir}", flush=True)
 

@@ -17,6 +17,7 @@ from zoo.sampling import GREEDY, Sampling
 from zoo.speculative import Drafts, HeadDrafts, NetDrafts, first_divergence, verify
 from zoo.writing import Writing
 
+OTHERS = "With --concepts, what CoCoMix predicts; with --space, a net of sentences: `zoo generate --space --help` has its words."
 PACK_FROM = 32  # new tokens from which on packing the weights pays; see `packed`
 
 
@@ -157,8 +158,8 @@ class _Decoding:
 
 def main(args: list[str]) -> None:
     """`zoo generate FOLDER --prompt …`: continue prompts with a saved net."""
-    parser = argparse.ArgumentParser("zoo generate", description="Continue prompts with a net saved by save_pretrained.")
-    parser.add_argument("folder", help="a folder of save_pretrained: runs/<name>/<version>/pretrained")
+    parser = argparse.ArgumentParser("zoo generate", description="Continue prompts with a saved token net.", epilog=OTHERS)
+    parser.add_argument("folder", help="a run folder, one of save_pretrained, or a transformers GPT-2 or Llama folder")
     parser.add_argument("--prompt", action="append", help='text to continue, "-" for standard input; may be repeated')
     parser.add_argument(
         "--prompt_file", action="append", default=[], help="a file whose text is to be continued; may be repeated"
@@ -175,19 +176,20 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="type of weights and cache")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--stream", action="store_true", help="print the text as it becomes final; one prompt only")
     given = parser.parse_args(args)
 
-    net, tokenizer = _load(given.folder, given)
+    _, net, tokenizer, prefix = _load(given.folder, given)
     draft = None
     if given.draft:
-        draft, other = _load(given.draft, given)
-        if other.fingerprint != tokenizer.fingerprint:
+        other = _load(given.draft, given)
+        if other.tokenizer.fingerprint != tokenizer.fingerprint:
             raise ValueError(f"{given.draft} and {given.folder} have different tokenizers: a draft net needs the net's own.")
+        draft = other.net
     texts = [sys.stdin.read() if text == "-" else text for text in given.prompt or ([] if given.prompt_file else ["def "])]
     texts += [_text_of(path) for path in given.prompt_file]
-    prompts = [tokenizer.encode(text) or [tokenizer.eos] for text in texts]
+    prompts = [prefix + tokenizer.encode(text) or [tokenizer.eos] for text in texts]
     if given.tree is None and given.accept:
         raise ValueError("--accept says which drafts of a tree are kept: add --tree NODES, 16 for instance.")
     if given.tree is not None and (given.heads != "1" or draft):
@@ -230,17 +232,14 @@ def _from_tree(net: nn.Module, prompts: list[list[int]], given, sampling: Sampli
     return medusa(net, prompts, given.tokens, sampling, tree=tree, accept=accept, **settings), name
 
 
-def _load(folder: str, given: argparse.Namespace) -> tuple[nn.Module, Any]:
-    """A saved net in the asked type and place, and its tokenizer."""
-    from zoo.data.tokenizer import load_tokenizer
-    from zoo.pretrained import from_pretrained
+def _load(folder: str, given: argparse.Namespace) -> Any:
+    """A `zoo.evals.checkpoint.Checkpoint`, its net in the asked type and place."""
+    from zoo.evals.checkpoint import open_checkpoint
 
-    net = from_pretrained(folder).to(given.device, getattr(torch, given.dtype))
-    if not (Path(folder) / "tokenizer").is_dir():
-        raise FileNotFoundError(
-            f"{folder} has no tokenizer beside its net: copy the run's tokenizer folder to {folder}/tokenizer."
-        )
-    return net, load_tokenizer(str(Path(folder) / "tokenizer"))
+    if any((Path(folder) / inner / "tokenizer" / "space.json").is_file() for inner in ("", "pretrained")):
+        raise ValueError(f"The net in {folder} reads sentences, not tokens: add --space, the folder or card of its space.")
+    opened = open_checkpoint(folder)
+    return opened._replace(net=opened.net.to(given.device, getattr(torch, given.dtype)))
 
 
 def _text_of(path: str) -> str:

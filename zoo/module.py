@@ -1,4 +1,4 @@
-"""The LightningModule of every token net: next-token, MTP, and whatever follows the same interface."""
+"""The LightningModule of every net, of tokens or of sentences: whatever has the interface of `LanguageModel`."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from zoo.shard import shard
 
 
 class LanguageModel(L.LightningModule):
-    """Trains a token net whose `forward` is its loss: `net(batch) -> {"loss", "parts": {name: (sum, count)}}`.
+    """Trains a net whose `forward` is its loss: `net(batch) -> {"loss", "parts": {name: (sum, count)}}`.
 
     Args:
-        vocab: number of token ids; linked from the data.
-        context: tokens per window; linked from the data.
+        vocab: number of token ids, or the width of a sentence's vector; linked from the data.
+        context: tokens per window, or sentences; linked from the data.
         net: makes the network from (vocab, context), e.g. `zoo.mtp.MTP`.
         optimizer: makes the optimizer from the network.
         warmup: steps of linear warm-up (MTP Table S13: 2000).
@@ -47,6 +47,7 @@ class LanguageModel(L.LightningModule):
         if self.net is None:  # the hook may be called again at test time
             torch.manual_seed(self.seed)  # every arm starts from the same stream, whatever ran before
             self.net = self._make_net(self.vocab, self.context)
+            self._same_tokenizer(getattr(self.net, "tokenizer_fingerprint", ""), "net")
             shard(self.net, self._device_mesh)
 
     def configure_optimizers(self) -> dict:
@@ -56,7 +57,7 @@ class LanguageModel(L.LightningModule):
         return schedule(optimizer, self.warmup, total, self.floor)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Raise ValueError in one sentence where the checkpoint holds another net."""
+        """Raise ValueError in one sentence where the checkpoint holds another net, or one of another tokenizer's ids."""
         theirs, ours = checkpoint.get("state_dict", {}), self.state_dict()
         shapes = {name: (theirs.get(name), ours.get(name)) for name in (theirs.keys() | ours.keys() if theirs else ())}
         for name, pair in sorted(shapes.items()):
@@ -66,6 +67,20 @@ class LanguageModel(L.LightningModule):
                     f"The checkpoint holds another net ({name} is {a} there and {b} here): give the settings it was "
                     "trained with, which are in config.yaml of its run folder."
                 )
+        self._same_tokenizer(checkpoint.get("tokenizer", ""), "checkpoint")
+
+    @property
+    def _tokenizer(self) -> str:
+        """Fingerprint of the data's tokenizer; empty where there are no data, or a net does not learn ids."""
+        data = self._trainer and getattr(self._trainer, "datamodule", None)
+        return getattr(data, "tokenizer_fingerprint", "")
+
+    def _same_tokenizer(self, theirs: str, what: str) -> None:
+        if theirs and self._tokenizer and theirs != self._tokenizer:
+            raise ValueError(
+                f"The {what} was trained with another tokenizer than the data have, so its ids mean other text: give "
+                "--data.init_args.tokenizer its own, the folder pretrained/tokenizer of its run or that of its token store."
+            )
 
     def on_train_start(self) -> None:
         # A checkpoint brings its learning rates along; a resumed run takes the command line's, the same floats if it agrees.
@@ -96,7 +111,8 @@ class LanguageModel(L.LightningModule):
             self._refuse_nan()  # on a GPU the question is a synchronisation, so it is asked at log steps only
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Refuse to replace a good checkpoint by one whose loss or weights are lost."""
+        """Say of which tokenizer its ids are; refuse to replace a good checkpoint by one whose loss or weights are lost."""
+        checkpoint["tokenizer"] = self._tokenizer
         if self._finite is not None:
             weights = [torch.isfinite(p.detach()).all() for p in self.parameters()]
             weights = torch.stack([w.full_tensor() if hasattr(w, "full_tensor") else w for w in weights]).all()

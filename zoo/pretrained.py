@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from zoo.data.tokenizer import load_tokenizer
 from zoo.ntp.net import NextToken
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -56,6 +57,9 @@ class Saved(nn.Module):
         vocab, context: of the data that it is to read.
         folder: what `save_pretrained` wrote.
 
+    Where a token net has its tokenizer beside it, `tokenizer_fingerprint` is that one's, which a run compares
+    with its data's.
+
     Raises FileNotFoundError or ValueError, in a sentence, where the folder holds no net, or none for these data.
     """
 
@@ -67,6 +71,8 @@ class Saved(nn.Module):
                 "trained with, which lies beside it."
             )
         net.trunk.fits(context)
+        if (Path(folder) / "tokenizer" / "tokenizer.json").is_file():
+            net.tokenizer_fingerprint = load_tokenizer(Path(folder) / "tokenizer").fingerprint
         # Like a net that was just made: in training, and where `with torch.device(…)` wants it ("meta", where nets are counted).
         return net.train().to(torch.empty(0).device)
 

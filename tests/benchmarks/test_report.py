@@ -111,7 +111,8 @@ def test_a_page_says_how_good_the_space_is_that_its_runs_are_given(tmp_path, mon
         "text": "sentences of books",
         "measured": measured,
         "beam5": {"exact_30": 84.0},
-        "by_source": {"books": {"exact_30": 81.0}},
+        "by_source": {"books": {"exact_30": 81.0}, "speeches": {"exact_30": 33.3, "autobleu": 60.0}},
+        "scored": {"all": {"30": 1000}, "books": {"30": 50}, "speeches": {"30": 3}},
     }
     (folder / "about.json").write_text(json.dumps(about))
     monkeypatch.setattr(page_module, "ROOT", tmp_path)
@@ -121,6 +122,10 @@ def test_a_page_says_how_good_the_space_is_that_its_runs_are_given(tmp_path, mon
     first = ("autobleu", "85.0")
     assert cells(told, "all of them")[1:] == [first, ("autobleu_30", "91.2"), ("exact_30", "80.0"), ("autobleu_30@0.1", "70.0")]
     assert ("exact_30", "84.0") in cells(told, "all, decoded with beam 5")
+    assert cells(told, "speeches")[1:] == [
+        ("autobleu", "60.0"),
+        *[(name, "—") for name in list(measured)[:3]],
+    ]  # of three sentences
     assert cells(told, "books")[2:] == [("autobleu_30", "—"), ("exact_30", "81.0"), ("autobleu_30@0.1", "—")]
 
 

@@ -212,6 +212,22 @@ def test_checkpoint_of_another_run_is_one_sentence(fitted, capsys, option, sente
     assert sentence in fails(capsys, [*words(folder), "--trainer.max_steps=6", option, checkpoint])
 
 
+def test_ids_of_another_tokenizer_are_refused(tmp_path, capsys):
+    """Both have 300 ids, so all would load, and the bits per byte would mean nothing."""
+    bpe = ["--data.init_args.tokenizer=bpe", "--data.init_args.vocab_size=300", "--trainer.max_steps=2"]
+    main([*words(tmp_path), *bpe])
+    run = tmp_path / "runs/mtp-code/version_0"
+    saved = f"{{class_path: zoo.pretrained.Saved, init_args: {{folder: {run}/pretrained}}}}"
+    other = f"--data.init_args.files=['{ROOT}/benchmarks/**/*.py']"
+    for verb, start in (("test", f"--ckpt_path={run}/checkpoints/last.ckpt"), ("test", f"--model.init_args.net={saved}"),
+                        ("fit", f"--ckpt_path={run}/checkpoints/last.ckpt")):  # fmt: skip
+        said = fails(capsys, [*words(tmp_path, verb), *bpe, other, start])
+        assert "was trained with another tokenizer" in said and "pretrained/tokenizer" in said
+    own = f"--data.init_args.tokenizer={run}/pretrained/tokenizer"
+    cli = main([*words(tmp_path, "test"), *bpe, other, own, f"--model.init_args.net={saved}"])
+    assert cli.trainer.callback_metrics["test/bits_per_byte"] > 0
+
+
 def test_damaged_checkpoint_and_broken_yaml(tmp_path, capsys):
     (tmp_path / "last.ckpt").write_bytes(b"not a checkpoint")
     assert "damaged" in fails(capsys, [*words(tmp_path), f"--ckpt_path={tmp_path}/last.ckpt"])

@@ -168,7 +168,9 @@ def test_wrong_words_get_one_sentence(folder, tmp_path):
     torch.manual_seed(0)
     (tmp_path / "other").mkdir()
     train_bpe(["some text, some more text"] * 3, 257 + 8).save(tmp_path / "bpe")
-    save_pretrained(NextToken(257, 32, dim=8, layers=1, heads=1), tmp_path / "stranger", tmp_path / "bpe")
+    save_pretrained(NextToken(265, 32, dim=8, layers=1, heads=1), tmp_path / "stranger", tmp_path / "bpe")
+    (tmp_path / "sentences" / "pretrained" / "tokenizer").mkdir(parents=True)  # as a Large Concept Model leaves it
+    (tmp_path / "sentences" / "pretrained" / "tokenizer" / "space.json").write_text("{}")
     save_pretrained(NextToken(257, 32, dim=8, layers=1, heads=1), tmp_path / "bare")
     for words, sentence in (
         ([folder / "net", "--heads", "4"], "heads = 4 were asked for and this net has 3"),
@@ -178,7 +180,8 @@ def test_wrong_words_get_one_sentence(folder, tmp_path):
         ([folder / "net", "--stream", "--prompt", "a", "--prompt", "b"], "one prompt"),
         ([folder / "net", "--prompt_file", tmp_path / "none.txt"], "no prompt file"),
         ([folder / "net", "--top_p", "2"], "top_p lies above 0"),
-        ([tmp_path / "bare"], "no tokenizer beside its net"),
+        ([tmp_path / "bare"], "save the net with its tokenizer"),
+        ([tmp_path / "sentences"], "reads sentences, not tokens: add --space"),
     ):
         with pytest.raises(SystemExit, match=sentence):
             cli(["generate", *map(str, words)])

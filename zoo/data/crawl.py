@@ -165,6 +165,14 @@ class CommonCrawlSentences(TokenData):
             )
         return self.encoder
 
+    @property
+    def unit(self) -> str:
+        return self.view
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        return super().tokenizer_fingerprint if self.view == "tokens" else ""  # of vectors there is none
+
     def save_tokenizer(self, folder: str | os.PathLike) -> None:
         """What is needed to read a net's inputs again: the tokenizer; of the sentence view, what its store says of the space."""
         if self.view == "tokens":

@@ -57,6 +57,11 @@ class Batches(Numbered):
         numbers, counted = self.numbers(k)  # (B,)
         tokens = self.store.windows(numbers * self.context, self.width)  # (B, T + ahead)
         ends = tokens == self.eos
+        if tokens.max(initial=0) >= len(self.token_bytes):
+            raise ValueError(
+                f"The token store in {self.store.folder} is damaged, or of another tokenizer: it holds id {tokens.max()} and the "
+                f"tokenizer has {len(self.token_bytes)}; delete its shards and run the same command again, they are built anew."
+            )
         arrays = {
             "tokens": tokens,
             "doc": ends.cumsum(1) - ends,

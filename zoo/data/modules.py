@@ -141,6 +141,11 @@ class TokenData(LightningDataModule):
             raise RuntimeError("the BPE of this corpus is not trained yet: call prepare_data() first (or `zoo prepare`)")
         return load_tokenizer(self.tokenizer_name)
 
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Of the tokenizer whose ids a net learns: checkpoints remember it."""
+        return self.tokenizer.fingerprint
+
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 

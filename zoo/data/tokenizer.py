@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -114,18 +115,23 @@ class BPE:
     def _array(self, text: str) -> np.ndarray:
         if self._encoding is None:
             text = text.encode(errors="replace").decode()
-            return np.array(_pieces(self._text).encode(text, add_special_tokens=False).ids, np.uint32)
+            return np.array(self._slow.encode(text, add_special_tokens=False).ids, np.uint32)
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeError:  # lone surrogates (JSON can hold them) have no utf-8
             return self._array(text.encode(errors="replace").decode())
         except ValueError:  # a megabyte of white space in one run is too much for tiktoken's regex
-            return np.array(_pieces(self._text).encode(text, add_special_tokens=False).ids, np.uint32)
+            return np.array(self._slow.encode(text, add_special_tokens=False).ids, np.uint32)
+
+    @cached_property
+    def _slow(self):
+        """The `tokenizers` object of the same ids, read once: a large vocabulary takes it a twentieth of a second."""
+        return _pieces(self._text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; the end token is left out, broken utf-8 becomes U+FFFD."""
         ids = [i for i in map(int, ids) if i != self.eos]
-        return self._encoding.decode(ids) if self._encoding else _pieces(self._text).decode(ids)
+        return self._encoding.decode(ids) if self._encoding else self._slow.decode(ids)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, enough for `load_tokenizer(folder)`."""

@@ -23,7 +23,8 @@ class AutoBLEU(L.Callback):
 
     Logs, in percent, for edges (30, 60, 100): `test/autobleu_30` (of up to 30 characters), `_60` (31 to 60), `_100`;
     `test/autobleu`, up to the second edge, each length weighted as it is in the corpus; `test/exact_30` and on, sentences that
-    come back as they were; for each noise `test/autobleu_60@0.1`, with vectors moved by a tenth of each dimension's deviation;
+    come back as they were; for each noise `test/autobleu_60@0.1`, with vectors moved by a tenth of each dimension's deviation
+    (of a group of two sentences or more);
     for each of `corpora`, `test/autobleu_NAME`, of its first sentences, whatever their length. At validation, to TensorBoard:
     `val/autobleu_30` and on, without noise, and as text two round trips of each length.
 
@@ -90,7 +91,7 @@ class AutoBLEU(L.Callback):
             back, wanted = round_trips(space, chosen, self.beam), [said[text] for text in chosen]
             found[f"{prefix}autobleu_{edge}"] = bleu(back, wanted)
             found[f"{prefix}exact_{edge}"] = 100 * sum(a == b for a, b in zip(back, wanted)) / len(chosen)
-            for level in self.noise:
+            for level in self.noise if len(chosen) > 1 else ():  # of one vector there is no deviation
                 moved = round_trips(space, chosen, self.beam, level, seed_of(self.seed))
                 found[f"{prefix}autobleu_{edge}@{level}"] = bleu(moved, wanted)
             weighed.append((len(group), found[f"{prefix}autobleu_{edge}"]))

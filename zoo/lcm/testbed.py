@@ -43,6 +43,8 @@ class CodebookChains(LightningDataModule):
         seed: of the order.
     """
 
+    unit = "sentences"
+
     def __init__(
         self,
         chains: Chains | None = None,

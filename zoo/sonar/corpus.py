@@ -36,7 +36,8 @@ class Sentences(Source):
 
     @property
     def description(self) -> str:
-        return f"sentences of {self.shortest} to {self.longest} characters of {self.corpus.description}"
+        kept = f", at least {self.lettered:.0%} of them letters or spaces," if self.lettered else ""
+        return f"sentences of {self.shortest} to {self.longest} characters{kept} of {self.corpus.description}"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -42,7 +42,7 @@ class AutoEncoding(LightningDataModule):
             that are held out, for validation and for test each; None: what makes about 1 MB, 0.05 of stories and 0.01 of files.
             What is installed holds out packages, whatever the share.
         segmenter: cuts documents into sentences; None: sentencex, cleaned; a line is a paragraph.
-        shortest, longest: characters of a sentence that is kept.
+        shortest, longest: characters of a sentence that is kept. lettered: share of them that are letters or spaces, at least.
         cipher: whether a second language is made of the first, `zoo.sonar.corpus.Cipher`, to be translated from and to.
         pairs: .jsonl files (.gz too) of aligned sentences, in rows of `eng`, `text` and `lang`, the language of `text`; they are
             translated in both directions and their vectors drawn together. fewest: there must be so many.
@@ -70,6 +70,7 @@ class AutoEncoding(LightningDataModule):
         segmenter: Segmenter | None = None,
         shortest: int = 8,
         longest: int = 100,
+        lettered: float = 0.8,
         cipher: bool = False,
         pairs: list[str] | None = None,
         fewest: int = 50_000,
@@ -96,7 +97,7 @@ class AutoEncoding(LightningDataModule):
         parts += [Files(pattern, column, **held) for pattern in rows]
         parts += [Files(rest, column, **held)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
         corpus = parts[0] if len(parts) == 1 else Joined(parts)
-        self.corpus = Sentences(corpus, segmenter or Cleaned(Sentencex()), lang, shortest, longest)
+        self.corpus = Sentences(corpus, segmenter or Cleaned(Sentencex()), lang, shortest, longest, lettered)
         self.aligned, self.fewest = (Pairs(pairs) if pairs else None), fewest
         self.langs = [lang, *([Cipher.lang] if cipher else [])]
         self.langs += [found for found in (self.aligned.langs if self.aligned else []) if found not in self.langs]

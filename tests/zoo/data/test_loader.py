@@ -153,6 +153,13 @@ def test_resuming_within_an_optimizer_step_or_on_other_text_is_told(data, tmp_pa
     assert len(told) == 1
 
 
+def test_an_id_beyond_the_tokenizer_names_the_store(data):
+    batches = data().train_dataloader().batches
+    batches.token_bytes = batches.token_bytes[:100]  # of a store whose bytes were changed on their disk
+    with pytest.raises(ValueError, match=r"is damaged, or of another tokenizer.*delete its shards"):
+        batches[0]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_draws_no_random_numbers(data, workers):
     made = data(loader_workers=workers)

@@ -11,7 +11,7 @@ from tests.zoo.sonar.tiny_space import trained
 from zoo.__main__ import main as own
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar import Space
-from zoo.sonar.ship import BARS, made_of
+from zoo.sonar.ship import BARS, GOALS, made_of
 
 SMALL = Path(__file__).parents[3] / "zoo/sonar/small"
 
@@ -64,7 +64,8 @@ def check_about(told):
     for name, wanted in BARS.items():
         if name in told["measured"]:
             bar = told["bars"][name]
-            assert bar == {"wanted": wanted, "measured": told["measured"][name], "met": told["measured"][name] >= wanted}
+            met = told["measured"][name] >= wanted
+            assert bar == {"wanted": wanted, "goal": GOALS[name], "measured": told["measured"][name], "met": met}
     assert not re.search(r"(?<![\w.])/\w+/|~/|[A-Z]:\\\\", json.dumps(told))
 
 
