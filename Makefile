@@ -55,12 +55,14 @@ bench: $(STAMP)  ## speed and memory beside their anchors (a quiet machine, abou
 board: $(STAMP)  ## TensorBoard over all runs, or over the arms of one spec: make board SPEC=table-mtp-1 SCALE=desk
 	@$(if $(GIVEN_SPEC),$(BIN)/python -m benchmarks.board $(SPEC) --scale $(or $(GIVEN_SCALE),desk),$(BIN)/tensorboard --logdir runs)
 
-# What was done of it is kept under runs/: the same words go on where a killed run stopped.
+# What was done of it is kept under runs/: the same words go on where a killed run stopped. What an earlier run left to be shipped
+# goes first: a run that is told to stop ends well, and make would take the old one for its.
 SPACE_RUN := runs/sonar-small/space
-SPACE_DATA = -c recipes/sonar/small.yaml $(if $(FILES),--data.init_args.files="$(FILES)")
-space: $(STAMP)  ## make the shipped sentence space anew, about three hours: make space FILES="['my/books/*.jsonl.gz']" [OUT=zoo/sonar/small]
+SPACE_DATA = -c recipes/sonar/small.yaml $(if $(FILES),--data.init_args.files="$(FILES)" --data.init_args.share=0.03)
+space: $(STAMP)  ## make the shipped sentence space anew, about three hours: make space FILES="['my/novels.jsonl.gz']" [OUT=zoo/sonar/small] [REPLACE=1]
+	@rm -rf $(SPACE_RUN)/pretrained
 	@$(BIN)/zoo fit $(SPACE_DATA) --trainer.logger.init_args.version=space $(addprefix --ckpt_path=,$(wildcard $(SPACE_RUN)/checkpoints/last.ckpt))
-	@$(BIN)/zoo prepare space $(SPACE_DATA) --data.init_args.eval_sentences=20000 --run $(SPACE_RUN)/pretrained --out $(or $(OUT),zoo/sonar/small) --scored 1000
+	@$(BIN)/zoo prepare space $(SPACE_DATA) --run $(SPACE_RUN)/pretrained --out $(or $(OUT),zoo/sonar/small) --scored 1000 --limit 12 $(if $(REPLACE),--replace)
 
 # uv is bootstrapped through pip into a folder of its own, so that it never meets the locked packages.
 $(UV):

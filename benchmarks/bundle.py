@@ -26,9 +26,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import merge, record
+from benchmarks.child import datamodule
 from benchmarks.layers import read
 from benchmarks.record import Record
-from benchmarks.run import datamodule, is_valid
+from benchmarks.run import is_valid
 from benchmarks.spec import ROOT, SPECS, Run, Spec, expand, identity, load
 from benchmarks.stores import Store, cut, share_out
 
@@ -65,6 +66,8 @@ def make(word: str, scale: str, megabytes: float, out: Path, tar: bool = False) 
     records = record.load(record.folder(scale))[0]
     saved = _saved(runs, record.finished(records))
     stores = _stores(_with_needs(runs, saved))
+    if any(each.verb == "prepare sae" for each in _with_needs(runs, saved)):
+        print("an autoencoder is trained on the node: install sae-lens there, or train it here first")
     share_out(list(dict.fromkeys(stores.values())), int(megabytes * 1e6))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".bundle-") as draft:

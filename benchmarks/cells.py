@@ -190,11 +190,11 @@ def reference(key: str) -> float | None:
 def interval(values: dict[int, float], error: float | None) -> tuple[float, float | None]:
     """Mean over seeds and half-width of its 95 % interval.
 
-    Over several seeds it is Student's t-interval, of one measurement its stated relative error; None for an exact value, and
-    where neither is there.
+    Over several seeds it is Student's t-interval, of one measurement (also where seeds change nothing) its stated relative error;
+    None for an exact value, and where neither is there.
     """
     centre, n = mean(values.values()), len(values)
-    if n == 1:
+    if n == 1 or (error and len(set(values.values())) == 1):
         return centre, abs(centre) * error if error else None
     half = student(n) * stdev(values.values()) / math.sqrt(n)
     return centre, None if error == 0 and half == 0 else half

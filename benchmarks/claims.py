@@ -2,15 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 
 from benchmarks.cells import Results, metric_of
 from benchmarks.spec import Claim
 from benchmarks.verdict import HOLDS, NO_EFFECT, NOT_MEASURED, REVERSED, UNDECIDED, Part, Verdict
 
+NOT_JUDGED = "not judged here"  # of claims that are of other scales
 COUNTED = {  # verdicts as a list counts them: one, several
     HOLDS: ("holds", "hold"), REVERSED: ("reversed", "reversed"), NO_EFFECT: ("no effect", "no effect"),
     UNDECIDED: ("undecided", "undecided"), NOT_MEASURED: ("not measured", "not measured"),
+    NOT_JUDGED: ("not judged here", "not judged here"),
 }  # fmt: skip
 MARGIN = {  # what a claim's margin is
     **dict.fromkeys(("better", "monotone", "rising"), "smallest difference that counts:"),
@@ -32,7 +33,7 @@ def in_words(results: Results) -> list[str]:
     if not results.found:
         return [f"{i}. “{claim.sentence}” Not measured yet." for i, claim in enumerate(spec.claims, 1)]
     parts = [part for verdict in results.verdicts for part in verdict.parts]
-    lines = [f"{tally(results.verdicts)}.", ""]
+    lines = [f"{tally(results)}.", ""]
     for i, (claim, verdict) in enumerate(zip(spec.claims, results.verdicts), 1):
         judged = (f"    {line}".rstrip() for line in _verdict(results, claim, verdict))
         apart = [""] if lines[-1].startswith("    - ") else []  # else some readers of markdown take it into the list above
@@ -43,9 +44,10 @@ def in_words(results: Results) -> list[str]:
     return [*lines, *(["", " ".join(notes)] if notes else [])]
 
 
-def tally(verdicts: Iterable[Verdict]) -> str:
+def tally(results: Results) -> str:
     """ "2 hold, 1 reversed, 3 not measured"."""
-    counts = Counter(verdict.word for verdict in verdicts)
+    pairs = zip(results.spec.claims, results.verdicts)
+    counts = Counter(verdict.word if results.can_judge(claim) else NOT_JUDGED for claim, verdict in pairs)
     return ", ".join(f"{counts[word]} {names[counts[word] > 1]}" for word, names in COUNTED.items() if counts[word])
 
 

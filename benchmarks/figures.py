@@ -36,7 +36,8 @@ STYLE = {
     "lines.linewidth": 1.6, "lines.markersize": 4.5, "errorbar.capsize": 2.5,
     "figure.facecolor": "white", "savefig.facecolor": "white", "svg.fonttype": "path", "svg.hashsalt": "zoo",
 }  # fmt: skip
-WIDTH, LEFT, TOP, HEIGHT, BOTTOM = 4.6, 0.55, 0.5, 1.55, 0.48  # inches; the last three of each panel
+WIDTH, LEFT, TOP, HEIGHT, BOTTOM = 4.6, 0.55, 0.5, 1.55, 0.48  # inches; the last three of each panel, whose height is the least
+LINE, APART = 0.155, 0.03  # inches: a line of the names right of a panel, and what is between two names
 NAME, LETTER, TITLE = 19, 0.071, 62  # letters in a line of the names right of a panel, what one takes, letters of a whole title
 Line = tuple[str, list[float], list[float], list[float | None]]  # name, x, y, half-widths
 
@@ -114,7 +115,9 @@ def panels(spec: Spec, scale: str, records: Iterable[Record]) -> Figure | None:
             drawn.append((panel, True, papers))
     if not any(points for *_, lines in drawn for points in lines.values()):
         return None
-    figure, places = _columns(len(drawn), dict.fromkeys(name for *_, lines in drawn for name in lines if lines[name]))
+    named = [[name for name in lines if lines[name]] for *_, lines in drawn]
+    stack = max(sum(LINE * len(_wrapped(name).split("\n")) + APART for name in each) for each in named)
+    figure, places = _columns(len(drawn), dict.fromkeys(name for each in named for name in each), stack)
     for axes, (panel, is_paper, lines) in zip(places, drawn):
         if is_paper:
             _head(axes, f"Paper: {spec.source.item}, arXiv:{spec.source.arxiv}", panel.paper_ylabel or panel.ylabel)
@@ -151,7 +154,7 @@ def _along(panel: Panel, results: Results) -> dict[str, list]:
         found, key = results.curves.get((name, panel.y), {}), panel.along
         spent = {seed: value for seed in found if (value := results.found[name][seed].value(key))}  # times of quiet runs alone
         curves[row.label] = []  # it keeps its colour in the other panels
-        if not spent:
+        if not spent or (panel.rows and name not in panel.rows):
             continue
         each = mean(value / results.found[name][seed].tokens for seed, value in spent.items())
         series = [dict(curve) for curve in found.values()]
@@ -218,13 +221,15 @@ def _band(axes: Axes, line: Line, i: int) -> None:
     axes.plot(x, y, color=_colour(i), linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)])
 
 
-def _columns(count: int, names: Iterable[str]) -> tuple[Figure, list[Axes]]:
-    """A white figure with so many panels of equal size below each other, and room for these names at their right."""
+def _columns(count: int, names: Iterable[str], stack: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A white figure with so many panels of equal size below each other, and room for these names at their right, of which those
+    of one panel need `stack` inches at most."""
     right = 0.15 + LETTER * max((len(line) for name in names for line in _wrapped(name).split("\n")), default=0)
-    each = TOP + HEIGHT + BOTTOM
+    height = max(HEIGHT, stack - BOTTOM / 2)
+    each = TOP + height + BOTTOM
     figure = Figure(figsize=(WIDTH, each * count))
-    wide, high = (WIDTH - LEFT - right) / WIDTH, HEIGHT / each / count
-    return figure, [figure.add_axes((LEFT / WIDTH, 1 - (i + (TOP + HEIGHT) / each) / count, wide, high)) for i in range(count)]
+    wide, high = (WIDTH - LEFT - right) / WIDTH, height / each / count
+    return figure, [figure.add_axes((LEFT / WIDTH, 1 - (i + (TOP + height) / each) / count, wide, high)) for i in range(count)]
 
 
 def _head(axes: Axes, bold: str, plain: str, right: str = "") -> None:
@@ -240,16 +245,20 @@ def _names(axes: Axes, ends: list[tuple[str, float, str]]) -> None:
     low, high = axes.get_ylim()
     texts = [(_wrapped(name), (y - low) / (high - low), colour) for name, y, colour in ends if name]
     texts.sort(key=lambda end: end[1])
-    heights = [0.155 * (1 + text.count("\n")) / HEIGHT for text, *_ in texts]
+    inches = axes.get_position().height * axes.figure.get_figheight()
+    heights = [LINE * (1 + text.count("\n")) / inches for text, *_ in texts]
     places = [y for _, y, _ in texts]
     for _ in range(100):  # a few rounds of pushing neighbours apart settle it
         for i, (below, above) in enumerate(pairwise(heights)):
-            overlap = (below + above) / 2 + 0.02 - (places[i + 1] - places[i])
+            overlap = (below + above) / 2 + APART / inches - (places[i + 1] - places[i])
             if overlap > 0:
                 places[i], places[i + 1] = places[i] - overlap / 2, places[i + 1] + overlap / 2
-    down = max(0.0, places[-1] + heights[-1] / 2 - 1.08) if places else 0.0
+    if not places:
+        return
+    down = max(0.0, places[-1] + heights[-1] / 2 - 1.08)
+    up = max(0.0, heights[0] / 2 - (places[0] - down) - BOTTOM / 2 / inches)  # the lowest stays above the next panel, or the edge
     for (text, _, colour), y in zip(texts, places):
-        axes.text(1.03, y - down, text, color=colour, transform=axes.transAxes, va="center", linespacing=1.05)
+        axes.text(1.03, y - down + up, text, color=colour, transform=axes.transAxes, va="center", linespacing=1.05)
 
 
 def _in_units(axes: Axes, most: float, label: str) -> None:

@@ -15,6 +15,7 @@ from benchmarks.spec import ROOT, Metric, Run, Spec
 from benchmarks.verdict import NOT_MEASURED
 
 NONE = "—"
+TOKENS = ("zoo.data.Code", "zoo.data.OpenWebText")  # data whose batches hold as many tokens as their settings say
 
 
 def page(spec: Spec, scale: str, records: Iterable[Record], gaps: str | None = None, figure: str | None = None) -> str:
@@ -53,7 +54,8 @@ def summary(spec: Spec, scale: str, records: Iterable[Record]) -> str:
         return "\n".join([*lines, "No verdict at this scale."])
     judged = [f"{word_of(c, v.word)}: {c.sentence}" for c, v in zip(spec.claims, results.verdicts) if v.word != NOT_MEASURED]
     others = len(spec.claims) - len(judged)
-    return "\n".join([*lines, *judged, *([f"not measured: {others} more of the paper's claims"] if others else [])]).rstrip()
+    left = [f"not measured, or not judged at this scale: {others} more claims"] if others else []
+    return "\n".join([*lines, *judged, *left]).rstrip()
 
 
 def _judged(results: Results) -> list[str]:
@@ -197,6 +199,9 @@ def _below(results: Results) -> list[str]:
     if results.strangers:
         names = ", ".join(sorted({f"`{r.run}`" for r in results.strangers}))
         notes.append(f"Left out: {len(results.strangers)} records ({names}) on other data than the newest; run them again.")
+    savings = (cell for (_, key), cell in results.cells.items() if key.startswith("saving("))
+    if any(value < 0 for cell in savings for value in cell.values()):
+        notes.append("A share of tokens saved below 0 is what the other row could have done without to end where this one ends.")
     notes += _absent(results)
     return [f"- {note}" for note in notes]
 
@@ -272,7 +277,8 @@ def _needs(results: Results) -> list[str]:
     """What was measured of nets, autoencoders and labels that rows needed."""
     lines = []
     for r in results.needed:
-        found = ", ".join(f"{key.removeprefix('test/')} {value:.4g}" for key, value in r.metrics.items())
+        told = {key.removeprefix("test/"): value for key, value in r.metrics.items()}
+        found = ", ".join(f"{key} {value:.4g}" for key, value in told.items() if not key.startswith("norm_"))  # a whole histogram
         lines.append(f"- `{r.run}`, seed {r.seed}: {found or 'made'}.")
     return ["## What they needed", "", *lines] if lines else []
 
@@ -283,13 +289,14 @@ def _spaces(results: Results) -> list[str]:
     for folder in sorted({folder for run in results.runs for each in (run, *run.needs) for folder in each.given}):
         if (path := ROOT / folder / "about.json").is_file():
             about = json.loads(path.read_text(encoding="utf-8"))
-            scores = {"all of them": about["measured"], **about["by_source"]}
-            shown = [key for key in about["measured"] if key.startswith(("autobleu_", "exact_"))]
+            scores = {"all of them": about["measured"], "all, decoded with beam 5": about["beam5"], **about["by_source"]}
+            shown = [key for key in about["measured"] if key.startswith(("autobleu", "exact_"))]
+            shown.sort(key=lambda key: key != "autobleu")  # what a space is judged by comes first
             body = [[text, *(number(found[key], 1) if key in found else NONE for key in shown)] for text, found in scores.items()]
             lines += [
                 f"`{folder}`: {about['parameters']:,} parameters, trained on {about['text']}. Of held-out sentences, in percent: "
-                "AutoBLEU and exact round trips up to so many characters (above the number before); @: with normal noise of so "
-                "many deviations of each dimension.",
+                "AutoBLEU up to 60 characters (each length as often as in the text); AutoBLEU and exact round trips up to so "
+                "many characters (above the number before); @: with normal noise of so many deviations of each dimension.",
                 "",
                 *table(["held-out sentences of", *shown], body),
             ]
@@ -314,6 +321,8 @@ def _budget(run: Run, devices: int) -> int | None:
     """Training tokens of a run by its configuration; None where that does not say."""
     config = run.config()
     trainer, data = config.get("trainer", {}), config.get("data", {}).get("init_args", {})
+    if not str(config.get("data", {}).get("class_path")).startswith(TOKENS) or data.get("view") == "sentences":
+        return None
     numbers = [trainer.get("max_steps"), data.get("batch"), data.get("context")]
     return math.prod([*numbers, trainer.get("accumulate_grad_batches", 1), devices]) if all(numbers) else None
 

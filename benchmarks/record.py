@@ -37,7 +37,8 @@ TIMES = (
     "test/speedup",
     "test/decoded_per_second",
     "test/sentence_seconds",
-)  # the last three with @ and a number
+    "test/read_seconds",
+)  # those of tests with @ and a number
 MEASURED = (
     *MEASURED_TIMES,
     "parameters",

@@ -86,7 +86,7 @@ def _status(results: Results) -> dict:
         "status": "planned" if not recorded else "result" if recorded == len(results.runs) else "partial",
         "seeds": [min(counts.values()), max(counts.values())],  # recorded, of the row with fewest and of that with most
         "verdicts": [{"claim": c.sentence, "word": v.word} for c, v in zip(spec.claims, results.verdicts)],
-        "tally": tally(results.verdicts),
+        "tally": tally(results),
         "stale": stale_files(results),
         "replayed": sum(map(replay.replayed, results.used)),  # records of earlier code whose numbers are those of the present one
         "page": place(spec, results.scale).relative_to(ROOT).as_posix(),

@@ -127,6 +127,7 @@ class Panel:
     paper_ylabel: str = ""
     log: bool = False
     along: Literal["", "tokens", "flops", "all_flops", "seconds"] = ""  # all_flops: with the teacher's
+    rows: list[str] = field(default_factory=list)  # of `along`: those that are drawn; none are all
 
 
 @dataclass(frozen=True)
@@ -242,12 +243,11 @@ class Run:
 
 @cache
 def contents(folder: Path) -> str:
-    """A digest of the files of a folder; of one that is not there, empty."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    told = hashlib.sha256()
-    for path in files:
-        told.update(f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return told.hexdigest()[:12] if files else ""
+    """A digest of a folder's files but those that tell about them (about*, cards, *.md, hidden); empty where there is none."""
+    tells = lambda path: path.suffix == ".md" or path.parts[0].startswith(("about", "cards", "."))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not tells(path.relative_to(folder)))
+    lines = (f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12] if files else ""
 
 
 def identity(config: dict) -> str:
@@ -315,9 +315,9 @@ def load(path: str | Path) -> Spec:
             raise ValueError(f"{path.name}: panels[{i}].along is of one y: name it.")
         if bool(panel.y) == bool(panel.ys) or len(panel.xs) != len(panel.ys):
             raise ValueError(f"{path.name}: panels[{i}] names one y, or as many xs as ys.")
-        for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys)]:
+        for word, each in [("y", [panel.y] if panel.y else []), ("xs", panel.xs), ("ys", panel.ys), ("rows", panel.rows)]:
             for key in each:
-                _known(key, keys, f"panels[{i}].{word}", path.name)
+                _known(key, rows if word == "rows" else keys, f"panels[{i}].{word}", path.name)
     return spec
 
 

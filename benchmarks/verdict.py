@@ -42,6 +42,7 @@ HOLDS, REVERSED, NO_EFFECT = "holds", "reversed", "no effect larger than δ"
 UNDECIDED, NOT_MEASURED = "undecided", "not measured"
 
 MOST_SEEDS, MOST_TOKENS = 1000, 100  # how far the advice looks: seeds, and times the tokens
+STEADY = 0.05  # a power of tokens below which a gap is said to stay: 3.5 % over the second half of a run
 _ALPHA = 0.05
 _CHANCE = 0.84  # normal quantile of the four repetitions in five that the advice aims at
 
@@ -144,6 +145,8 @@ def _paired(
     if not seeds:
         return [], None
     differences = [sign * (a[seed] - b[seed]) for seed in seeds]
+    if error_a and error_b and len({(a[seed], b[seed]) for seed in seeds}) == 1:  # seeds that change nothing: one measurement
+        seeds, differences = seeds[:1], differences[:1]
     if len(seeds) > 1:
         spread = stdev(differences)
     elif error_a is None or error_b is None:
@@ -184,15 +187,18 @@ def _gaps(a: dict[int, Sequence], b: dict[int, Sequence], seeds: list[int], sign
     return [(tokens, mean(sign * (x[tokens] - y[tokens]) for x, y in pairs)) for tokens in sorted(common) if tokens > 0]
 
 
-def _growth(gaps: list[tuple[float, float]], difference: float) -> float | None:
-    """p of |gap| ~ tokens^p: least squares in logarithms over the second half of the curve, where it has the sign of its end.
+def _growth(gaps: list[tuple[float, float]], now: _Difference, margin: float) -> float | None:
+    """p of |gap| ~ tokens^p: least squares in logarithms over the second half of the curve.
 
-    None if there are fewer than three such points, or if the curve ends on the other side than the measured difference.
+    None if there are fewer than three points, if they lie on both sides of zero, if the curve ends on the other side than the
+    measured difference, or within that difference's standard error (one seed: within the claim's margin): of noise there is no
+    course.
     """
-    late = [(math.log(tokens), math.log(abs(gap))) for tokens, gap in gaps[len(gaps) // 2 :] if gap * gaps[-1][1] > 0]
-    if len(late) < 3 or gaps[-1][1] * difference <= 0:
+    noise = margin if math.isinf(now.spread) else now.spread / math.sqrt(now.n)
+    late = [gap for gap in gaps if 2 * gap[0] >= gaps[-1][0]]
+    if len(late) < 3 or any(gap * now.mean <= 0 for _, gap in late) or min(abs(late[-1][1]), abs(now.mean)) < noise:
         return None
-    return linear_regression(*zip(*late)).slope
+    return linear_regression([math.log(tokens) for tokens, _ in late], [math.log(abs(gap)) for _, gap in late]).slope
 
 
 def _advice(claim: Claim, now: _Difference, comparisons: int, gaps: list[tuple[float, float]]) -> str:
@@ -216,11 +222,11 @@ def _advice(claim: Claim, now: _Difference, comparisons: int, gaps: list[tuple[f
     if now.n == 1:
         return f"{seeds} would decide it ({basis})."
 
-    power = _growth(gaps, now.mean)
+    power = _growth(gaps, now, claim.margin)
     if power is None:
         why = "its validation curve shows no steady gap" if gaps else "it has no validation curve"
-    elif power <= 0:
-        why = f"the gap shrinks as tokens^{power:.2g}"
+    elif power < STEADY:
+        why = f"the gap {_course(power)}"
     else:
         factors = (10 ** (step / 100) for step in range(1, round(100 * math.log10(MOST_TOKENS)) + 1))
         factor = next((factor for factor in factors if decided(now.mean * factor**power, now.n)), None)
@@ -238,25 +244,28 @@ def _trend(claim: Claim, now: _Difference, gaps: list[tuple[float, float]]) -> s
         return ""
     end, last = gaps[-1]
     places = dict.fromkeys(min(gaps, key=lambda gap: abs(gap[0] - share * end)) for share in (0.25, 0.5, 1))
-    values = ", ".join(f"{gap:+.2g} at {_short(tokens)}" for tokens, gap in places).replace("-", "−")
-    told = f"Along the run its lead on validation text was {values} tokens"
-    power = _growth(gaps, now.mean)
+    ahead = {gap > 0 for _, gap in places}
+    side = "its lead was" if len(ahead) > 1 else "it was ahead by" if True in ahead else "it was behind by"
+    shown = "+.2g" if len(ahead) > 1 else ".2g"
+    values = ", ".join(f"{gap if len(ahead) > 1 else abs(gap):{shown}} at {_short(tokens)}" for tokens, gap in places)
+    told = f"Along the run, on validation text, {side} {values} tokens".replace("-", "−")
+    power = _growth(gaps, now, claim.margin)
     if power is None:
         return f"{told}: no steady course."
-    if power >= 0.005 or not claim.margin or abs(last) <= claim.margin:
-        return f"{told}: in the second half {_course(power)}."
-    factor = (claim.margin / abs(last)) ** (1 / power) if power < -0.005 else math.inf
+    if power >= STEADY or not claim.margin or abs(last) <= claim.margin:
+        return f"{told}: in the second half the gap {_course(power)}."
+    factor = (claim.margin / abs(last)) ** (1 / power) if power <= -STEADY else math.inf
     if factor > MOST_TOKENS:
         left = f"more than {claim.margin:g} of it at {MOST_TOKENS} times as many"
-        return f"{told}: in the second half {_course(power)}, which leaves {left}."
+        return f"{told}: in the second half the gap {_course(power)}, which leaves {left}."
     where = f"{claim.margin:g} at about {_short(end * factor)} tokens"
-    return f"{told}: in the second half {_course(power)}, by which it would come down to {where}."
+    return f"{told}: in the second half the gap {_course(power)}, by which it would come down to {where}."
 
 
 def _course(power: float) -> str:
-    if abs(power) < 0.005:
-        return "it stays as it is"
-    return f"it {'grows' if power > 0 else 'shrinks'} as tokens^{power:.2g}".replace("-", "−")
+    if abs(power) < STEADY:
+        return "stays as it is"
+    return f"{'grows' if power > 0 else 'shrinks'} as tokens^{power:.2g}".replace("-", "−")
 
 
 def _sentence(claim: Claim, word: str, parts: list[Part]) -> str:

@@ -80,9 +80,6 @@ def test_the_steps_with_a_teacher_run_in_their_order(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     less = {"fit": SHORT, "sae": ["--sae.tokens=20480", SHORT[2]], "concepts": [SHORT[2]], "cards": [SHORT[2]]}
     for command in TEACHER:
-        words = [word if word != "3,7" else "3" for word in command[1:]]
-        try:
-            main(words + less.get(words[1] if words[0] == "prepare" else words[0], []))
-        except SystemExit as error:
-            assert "Concept 3 has no card" in str(error)  # two steps do not make a teacher
+        words = command[1:]
+        main(words + less.get(words[1] if words[0] == "prepare" else words[0], []))
     assert "concept 7" in capsys.readouterr().out.lower()

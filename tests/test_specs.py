@@ -51,7 +51,7 @@ def test_a_saved_net_is_measured_on_the_tokens_that_it_was_trained_on(name, scal
 
 def _text_of(run):
     data = run.config()["data"]
-    kept = ("source", "files", "hub", "megabytes", "tokenizer", "vocab_size", "context")
+    kept = ("source", "files", "hub", "megabytes", "tokenizer", "vocab_size", "context", "chains")
     given = {key: data["init_args"].get(key) for key in kept}
     if data["class_path"].startswith("zoo.sonar."):  # a space brings its tokenizer, which is of its own text
         given |= {"tokenizer": None, "vocab_size": None}

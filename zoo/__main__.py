@@ -49,6 +49,7 @@ OWN = {  # verb, of one word or two: the module whose `main(words)` runs it
         "zoo.lcm.edit",
         "FOLDER --space SPACE --replace NUMBER TEXT: change a sentence, and have an LCM write on from there",
     ),
+    "roundtrip": ("zoo.sonar.roundtrip", "SPACE --text TEXT: sentences beside what comes back of them from their vectors"),
     "cards": ("zoo.cocomix.cards", "LABELS -c RECIPE …: say what concepts stand for, by where they are in the training text"),
     "steer": ("zoo.cocomix.steer", "FOLDER --concept ID: continue a prompt with a concept of CoCoMix, and of its teacher, set"),
     "solve": ("zoo.evals.passk", "FOLDER: have a saved net solve code problems (HumanEval, MBPP, APPS), pass@k"),

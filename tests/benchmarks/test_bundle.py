@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 
 from benchmarks import bundle, merge, record
 from benchmarks.bundle import make
+from benchmarks.child import datamodule
 from benchmarks.record import Record
-from benchmarks.run import datamodule
 from benchmarks.spec import expand, load
 from benchmarks.stores import Store, cut, share_out
 from zoo.data.store import TokenStore

@@ -171,6 +171,14 @@ def test_a_panel_along_the_runs(spec):
     assert [x for x, _ in curves(figures.panels(spec, "desk", quiet).axes[2])[0]] == [2e-6 * t for t in TOKENS]
 
 
+def test_a_panel_along_the_runs_draws_the_rows_that_it_names(spec):
+    panel = lambda rows: Panel("Curves", "x", "y", y="test/a", along="tokens", rows=rows)
+    records = [replace(r, tokens=4_000_000) for r in made(spec)]
+    all_, one = figures.panels(replace(spec, panels=[panel([]), panel(["two"])]), "desk", records).axes
+    assert "two" in words(all_) and "four" in words(all_) and "two" in words(one) and "four" not in words(one)
+    assert len(curves(all_)) > len(curves(one)) == 1
+
+
 def test_a_row_keeps_its_colour_in_every_panel_of_curves(spec):
     keys = [{"keys": [f"test/{axis}{i}" for i in (1, 2)], "label": axis, "direction": "higher", "digits": 1} for axis in "xy"]
     alone = Panel("One row", "x", "y", xs=["test/x2"], ys=["test/y2"])
@@ -211,6 +219,19 @@ def test_names_at_line_ends_do_not_touch(spec):
         boxes = [text.get_window_extent() for text in ends]
         assert all(a.y1 <= b.y0 + 0.5 for a, b in pairwise(boxes))
         assert all(0 <= box.x0 and box.x1 <= figure.bbox.width for text in axes.texts for box in [text.get_window_extent()])
+
+
+def test_names_of_many_low_lines_are_all_in_the_figure(spec):
+    """Lines that end close together, low in the panel: their names go up beside it, and it grows where they are too many."""
+    runs = {f"row{i}": replace(spec.runs["base"], line=f"one of the many rows, number {i}", x=float(i)) for i in range(7)}
+    curves = {run.line: [(1.0, 100.0, None), (2.0, 1.0 + i / 100, None)] for i, run in enumerate(runs.values())}
+    figure, (axes,) = figures._columns(1, curves, sum(2 * figures.LINE + figures.APART for _ in curves))
+    figures._curves(axes, replace(spec.panels[0], along="tokens"), "test/a", curves, None)
+    figure.canvas.draw()
+    names = [text for text in axes.texts if text.get_position()[0] > 1]
+    boxes = sorted((text.get_window_extent() for text in names), key=lambda box: box.y0)
+    assert len(boxes) == 7 and boxes[0].y0 >= 0 and boxes[-1].y1 <= figure.bbox.height
+    assert all(a.y1 <= b.y0 + 0.5 for a, b in pairwise(boxes))
 
 
 def test_svg_is_the_same_every_time_and_says_nothing_of_when_and_where(spec):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import board, live, record, report, run
+from benchmarks import board, child, live, record, report
 from benchmarks import spec as spec_module
 from benchmarks.record import Record
 from benchmarks.spec import expand, load
@@ -31,7 +31,7 @@ def spec(tmp_path, monkeypatch):
     """A spec of its own beside the real recipes; records and boards go to a folder of their own."""
     (tmp_path / "figure-made-9.yaml").write_text(yaml.safe_dump(SPEC))
     (tmp_path / "recipes").symlink_to(spec_module.ROOT / "recipes")
-    for module in (spec_module, record, report, run, board):
+    for module in (spec_module, record, report, child, board):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(spec_module, "SPECS", tmp_path)
     return load("figure-made-9")
@@ -66,11 +66,11 @@ def test_a_run_leaves_its_curve_and_redraws_the_figure(spec, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "records"
     r = expand(spec, "smoke")[1]
-    same = {"description": "made", "fingerprint": run.datamodule(r.config()["data"]).fingerprint}
+    same = {"description": "made", "fingerprint": child.datamodule(r.config()["data"]).fingerprint}
     record.save(replace(made(spec, "smoke", lambda row, seed, tokens: 5.0, 1024)[0], data=same), place)
     about = {"recipe": r.recipe, "run": r.row, "scale": "smoke", "seed": 0, "key": r.key, "command": r.command, "needs": []}
     words = [*r.arguments({"trainer.max_steps": 8, "trainer.logger.init_args.version": "v"})]
-    run.child(
+    child.child(
         {
             "identity": about,
             "spec": spec.name,

@@ -110,6 +110,7 @@ def test_a_page_says_how_good_the_space_is_that_its_runs_are_given(tmp_path, mon
         "parameters": 4_700_000,
         "text": "sentences of books",
         "measured": measured,
+        "beam5": {"exact_30": 84.0},
         "by_source": {"books": {"exact_30": 81.0}},
     }
     (folder / "about.json").write_text(json.dumps(about))
@@ -117,8 +118,10 @@ def test_a_page_says_how_good_the_space_is_that_its_runs_are_given(tmp_path, mon
     page = report.page(spec, "desk", [])
     told = page.split("## The space that it stands on")[1].split("##")[0]
     assert "`zoo/sonar/small`: 4,700,000 parameters, trained on sentences of books." in told and told.count("4,700,000") == 1
-    assert cells(told, "all of them")[1:] == [("autobleu_30", "91.2"), ("exact_30", "80.0"), ("autobleu_30@0.1", "70.0")]
-    assert cells(told, "books")[1:] == [("autobleu_30", "—"), ("exact_30", "81.0"), ("autobleu_30@0.1", "—")]
+    first = ("autobleu", "85.0")
+    assert cells(told, "all of them")[1:] == [first, ("autobleu_30", "91.2"), ("exact_30", "80.0"), ("autobleu_30@0.1", "70.0")]
+    assert ("exact_30", "84.0") in cells(told, "all, decoded with beam 5")
+    assert cells(told, "books")[2:] == [("autobleu_30", "—"), ("exact_30", "81.0"), ("autobleu_30@0.1", "—")]
 
 
 def test_cells_follow_the_records(spec):
@@ -324,7 +327,7 @@ def test_a_claim_that_a_scale_cannot_judge_says_why(small):
     records = [made(find(spec, "desk", row, seed), metrics={"test/a": value, "test/b@1": value})
                for row, value in (("base", 5.0), ("new", 1.0)) for seed in range(3)]  # fmt: skip
     text = report.page(spec, "desk", records)
-    assert "1 reversed, 1 not measured." in text and "**Not judged at this scale**: steps are too few." in text
+    assert "1 reversed, 1 not judged here." in text and "**Not judged at this scale**: steps are too few." in text
     assert "**Holds**" in report.page(small, "desk", records)
 
 
@@ -411,7 +414,7 @@ def test_summary_shows_measured_columns_and_verdicts_only(small):
     assert len(table) == 2 + 2 and "5.10 ± " in text  # big does not run at this scale
     assert all(len(line) == len(table[0]) for line in table)
     assert "b@1/2" not in table[0] and "—: time, of base; b@1/2; b@1, of base; nobody's" in text
-    assert text.endswith("holds: Ours is better.\nnot measured: 1 more of the paper's claims")
+    assert text.endswith("holds: Ours is better.\nnot measured, or not judged at this scale: 1 more claims")
 
 
 def test_summary_of_nothing(spec):

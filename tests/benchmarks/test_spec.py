@@ -210,6 +210,11 @@ def test_a_folder_that_is_given_counts_by_what_is_in_it(write, tmp_path):
         spec_module.contents.cache_clear()
         found.append(key())
     assert found[1] == found[3] and len(set(found)) == 3
+    for name in ("about.json", "LOG.md", ".draft", "cards/space.yaml"):  # what only tells of it
+        (tmp_path / "made/space" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "made/space" / name).write_text("told")
+        spec_module.contents.cache_clear()
+        assert key() == found[3], name
 
 
 def test_a_need_may_be_another_verb_with_the_sections_of_its_recipe(write, tmp_path):

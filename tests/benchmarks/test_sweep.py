@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import jobs, record, report, run
+from benchmarks import child, jobs, record, report, run
 from benchmarks import spec as spec_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def main(args, callbacks):
 @pytest.fixture
 def house(tmp_path, monkeypatch):
     """A repository with a spec, a recipe and a `zoo` that only pretends; `behave({n: what})` says how its runs go."""
-    for module in (spec_module, record, run, report, jobs):
+    for module in (spec_module, record, run, child, report, jobs):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(spec_module, "SPECS", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
@@ -124,6 +124,15 @@ def test_what_is_recorded_is_skipped_until_asked_again(house, capfd):
     assert "1 of them recorded before" in capfd.readouterr().out
     assert run.main(["table-made-1", "--only", "one", "--again"]) == 1
     assert set(records(root)) == {("one", "ok"), ("one", "failed")}
+
+
+def test_single_seeds_of_a_spec(house, capfd):
+    root = house()
+    (root / "table-made-1.yaml").write_text(SPEC.replace("seeds: [0]", "seeds: [0, 1, 2]"))
+    assert run.main(["table-made-1", "--only", "one", "--seed", "2", "--seed", "0"]) == 0
+    assert sorted(r.seed for r in record.load(root / "runs/records")[0]) == [0, 2]
+    assert run.main(["table-made-1", "--seed", "3"]) == 2
+    assert "table-made-1 has no run of seed 3 at scale laptop" in capfd.readouterr().err
 
 
 def test_other_data_or_another_recipe_is_not_skipped(house, monkeypatch, capfd):
@@ -205,8 +214,8 @@ def test_a_killed_sweep_takes_its_runs_with_it(house):
     wait_for(lambda: (root / "child.pid").exists())
     sweep.kill()
     sweep.wait()
-    child = int((root / "child.pid").read_text())
-    wait_for(lambda: not alive(child))
+    process = int((root / "child.pid").read_text())
+    wait_for(lambda: not alive(process))
     assert set(records(root)) == {("one", "ok")}
 
 
@@ -422,6 +431,7 @@ def test_one_job_keeps_its_threads_and_alone_means_alone(house, monkeypatch):
 def test_with_gpus_each_job_gets_one(house, monkeypatch):
     root = house({1: "wait", 2: "wait"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert run.main(["table-made-1"]) == 0
     assert {words[2] for words in ran(root)[:2]} == {"4", "GPU-5"} and ran(root)[0][1] != "1"
 
@@ -437,19 +447,19 @@ def test_sentences_are_counted_in_steps():
     """Their batches differ in length, so no number of tokens can be asked for."""
     trainer = SimpleNamespace(max_steps=6, global_step=6, world_size=1)
     cli = SimpleNamespace(trainer=trainer, datamodule=SimpleNamespace(context=8))
-    run._refuse_another_budget(cli, 1)
+    child._refuse_another_budget(cli, 1)
     for change, devices in (({"global_step": 5}, 1), ({"world_size": 2}, 1), ({}, 2)):
         cut = SimpleNamespace(**{**vars(cli), "trainer": SimpleNamespace(**{**vars(trainer), **change})})
         with pytest.raises(ValueError, match=r"it took \d steps on \d device\(s\) instead of 6 on"):
-            run._refuse_another_budget(cut, devices)
+            child._refuse_another_budget(cut, devices)
 
 
 def test_another_budget_is_refused():
     data, trainer = SimpleNamespace(batch=4, context=8), SimpleNamespace(max_steps=3, accumulate_grad_batches=2)
     cli = SimpleNamespace(trainer=trainer, datamodule=data, model=SimpleNamespace(measured={"tokens": 3 * 2 * 4 * 8}))
-    run._refuse_another_budget(cli, 1)
+    child._refuse_another_budget(cli, 1)
     with pytest.raises(ValueError, match="192 tokens instead of 1,536: its batch is meant for 8"):
-        run._refuse_another_budget(cli, 8)
+        child._refuse_another_budget(cli, 8)
 
 
 def test_a_stale_need_makes_its_run_run_again(house, monkeypatch, capfd):
@@ -525,7 +535,14 @@ def test_arguments_of_a_class_below_are_left_out():
     """A scale that names another segmenter leaves the arguments of the recipe's one behind."""
     capped = {"class_path": "zoo.data.segment.Sentencex", "init_args": {"characters": 256, "segmenter": {"class_path": "x.Y"}}}
     data = {"class_path": "zoo.data.crawl.CommonCrawlSentences", "init_args": {"source": "stories", "segmenter": capped}}
-    kept = run._accepted({"class_path": "zoo.data.segment.Cleaned", "init_args": {"segmenter": capped, "lines": False}})
+    kept = child._accepted({"class_path": "zoo.data.segment.Cleaned", "init_args": {"segmenter": capped, "lines": False}})
     assert kept["init_args"] == {"segmenter": {"class_path": "zoo.data.segment.Sentencex", "init_args": {}}, "lines": False}
-    made = run.datamodule(data)
+    made = child.datamodule(data)
     assert type(made.segmenter).__name__ == "Sentencex" and made.description.endswith("stories told from templates")
+
+
+def test_a_space_that_a_sweep_makes_takes_the_place_of_its_earlier_one(tmp_path):
+    runs = spec_module.expand(spec_module.load("figure-lcm-14"), "smoke")
+    need = next(need for each in runs for need in each.needs if need.verb == "prepare space")
+    job = run._made({need.key: (need, [])}, [], tmp_path, 1)[need.key]
+    assert "--replace=true" in json.loads(job.command[-1])["arguments"] and "--replace=true" not in need.command

@@ -167,6 +167,13 @@ def test_seeds_tell_more_than_a_stated_error():
     assert judged(cells, errors={"m": 0.5}) == judged(cells)
 
 
+def test_seeds_that_change_nothing_are_one_measurement():
+    once = judged(made({"a": [105.0], "b": [100.0]}), errors={"m": 0.05})
+    assert judged(made({"a": [105.0] * 3, "b": [100.0] * 3}), errors={"m": 0.05}) == once and once.word == UNDECIDED
+    changed = judged(made({"a": [105.0, 105.0, 105.1], "b": [100.0] * 3}), errors={"m": 0.05})
+    assert changed.word == HOLDS and changed.parts[0].interval.n == 3
+
+
 def test_no_spread_is_an_interval_of_no_width():
     for gap, word in ((0.5, HOLDS), (-0.5, REVERSED), (0.0, UNDECIDED)):
         found = judged(made({"a": [1.0 + gap, 2.0 + gap], "b": [1.0, 2.0]}))
@@ -375,12 +382,13 @@ def test_the_sentence_of_the_advice():
 @pytest.mark.parametrize(
     ("gap", "words"),
     [
-        (lambda t: -0.4 * t**-0.5, "−0.4 at 1M, −0.28 at 2M, −0.2 at 4M tokens: in the second half it shrinks as tokens^−0.5, by "
-         "which it would come down to 0.05 at about 64M tokens."),
-        (lambda t: -0.4 * t**-0.1, "it shrinks as tokens^−0.1, which leaves more than 0.05 of it at 100 times as many."),
-        (lambda t: -0.4, "in the second half it stays as it is, which leaves more than 0.05 of it at 100 times as many."),
-        (lambda t: 0.1 * t**0.25, "+0.1 at 1M, +0.12 at 2M, +0.14 at 4M tokens: in the second half it grows as tokens^0.25."),
-        (lambda t: 0.1 if t == 4 else -0.1, "no steady course."),
+        (lambda t: -0.4 * t**-0.5, "it was behind by 0.4 at 1M, 0.28 at 2M, 0.2 at 4M tokens: in the second half the gap shrinks "
+         "as tokens^−0.5, by which it would come down to 0.05 at about 64M tokens."),
+        (lambda t: -0.4 * t**-0.1, "the gap shrinks as tokens^−0.1, which leaves more than 0.05 of it at 100 times as many."),
+        (lambda t: -0.4 * t**0.02, "in the second half the gap stays as it is, which leaves more than 0.05 of it at 100 times"),
+        (lambda t: 0.1 * t**0.25, "it was ahead by 0.1 at 1M, 0.12 at 2M, 0.14 at 4M tokens: in the second half the gap grows as "
+         "tokens^0.25."),
+        (lambda t: 0.1 if t == 4 else -0.1, "its lead was −0.1 at 1M, −0.1 at 2M, +0.1 at 4M tokens: no steady course."),
     ],
 )  # fmt: skip
 def test_the_course_of_a_decided_difference_is_told(gap, words):
@@ -390,15 +398,16 @@ def test_the_course_of_a_decided_difference_is_told(gap, words):
     cells = {row: {s: found[s][-1][1] + 0.001 * s * (row[0] == "a") for s in (0, 1)} for row, found in curves.items()}
     claim = Claim("better", ["a", "b"], ["loss"], "…", 0.05)
     part = judge(claim, cells, {"loss": "lower"}, {"loss": None}, curves).parts[0]
-    assert words in part.trend and part.trend.startswith("Along the run its lead on validation text was ")
+    assert words in part.trend and part.trend.startswith("Along the run, on validation text, it")
     assert judge(claim, cells, {"loss": "lower"}, {"loss": None}, {}).parts[0].trend == ""
 
 
 @pytest.mark.parametrize(
     "gap, words",
     [
-        (lambda t: 0.02 * (t / 1.6e6) ** -0.5, "shrinks as tokens^-0.5"),
-        (lambda t: 0.02 * (t / 1.6e6) ** 0.05, "asks for over 100 times as many"),
+        (lambda t: 0.02 * (t / 1.6e6) ** -0.5, "shrinks as tokens^−0.5"),
+        (lambda t: 0.02, "the gap stays as it is"),
+        (lambda t: 0.02 * (t / 1.6e6) ** 0.06, "asks for over 100 times as many"),
         (lambda t: -0.02, "no steady gap"),  # ends on the other side than the test
         (lambda t: 0.02 if t == 1_600_000 else -0.02, "no steady gap"),
         (None, "no validation curve"),
@@ -412,11 +421,21 @@ def test_where_more_tokens_are_not_known_to_help(gap, words):
 
 
 @pytest.mark.parametrize("early", [5.0, -5.0])
-def test_only_the_late_half_of_the_curve_counts_and_only_on_the_side_of_its_end(early):
+def test_only_the_late_half_of_the_curve_counts_and_it_has_to_have_one_sign(early):
     def gap(t):
-        return early if t <= 800_000 else -5.0 if t == 1_000_000 else 0.02 * (t / 1.6e6) ** 0.6
+        return early if t < 800_000 else 0.02 * (t / 1.6e6) ** 0.6
+
+    def bent(t):
+        return -0.02 if t == 1_000_000 else gap(t)
 
     assert "tokens^0.6)" in judged(differing(0.02, 0.03), curves=curves(gap)).parts[0].advice
+    assert "no steady gap" in judged(differing(0.02, 0.03), curves=curves(bent)).parts[0].advice
+
+
+def test_a_gap_within_its_noise_has_no_course():
+    """However smooth its curve: of 0.002 ± 0.03 it is not known whether there is a gap at all."""
+    part = judged(differing(0.002, 0.03), curves=curves(lambda t: 0.002 * (t / 1.6e6) ** 0.6)).parts[0]
+    assert "no steady gap" in part.advice and part.trend.endswith("no steady course.")
 
 
 def test_curves_are_paired_by_seed_and_token():

@@ -26,7 +26,7 @@ class ConceptExtractor(nn.Module):
 
     L is the summed loss of the whole window: what a state does for all later tokens counts, as in the released code. The
     gradient is taken at the true state, so the autoencoder's error is left out to first order, and the scale of the state,
-    the same for all its latents, is dropped. `exact` does what eq. 1 says, position by position.
+    the same for all its latents, is dropped. `exact` takes the loss that eq. 1 names, position by position, and the rest as here.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ConceptExtractor(nn.Module):
 
     @torch.no_grad()
     def exact(self, tokens: Tensor) -> Tensor:
-        """As `forward`, where each position's score is of its own next token's loss alone (eq. 1).
+        """As `forward`, where each position's score is of its own next token's loss alone (that of eq. 1).
 
         One backward pass per position: a reference for what attribution to the whole window changes.
         """

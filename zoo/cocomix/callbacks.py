@@ -132,6 +132,7 @@ class SteeringScore(L.Callback):
         for name, (net, picked) in self.wanted.items():
             found = score(net, prompts, picked, self.factor, self.everywhere, self.rows)
             measured = {"": found.mean, "_interval": found.interval, "_own": found.own.mean(), "_other": found.other.mean()}
+            measured["_none"] = 0.0  # what a concept's tokens gain where nothing is set
             for key, value in measured.items():
                 module.log(f"test/{name}{key}", float(value))
         counts = {"concepts": self.concepts, "others": self.others, "prompts": len(prompts)}
@@ -149,9 +150,11 @@ class LabelAgreement(L.Callback):
         labels: per position.
 
     Logs, in percent of the labels that are chosen by attribution to the window's whole loss, among the active latents, in the
-    teacher's own type: agreement_bf16, how many are chosen in bfloat16 too; agreement_all, among all latents by pre-activation
-    (version 1 of the paper); agreement_exact, by each position's own next token (eq. 1); agreement_activation, by activation; and
-    agreement_chance, how many of the active latents labels are. labelled: percent of places that have any label.
+    teacher's own type: agreement_bf16, how many are chosen in bfloat16 too; agreement_all, among all latents by
+    pre-activation (version 1 of the paper); agreement_exact, by each position's own next token (the loss of eq. 1);
+    agreement_activation, by activation; and agreement_chance, how many of the active latents labels are. In percent of the
+    labels by each position's own next token: exact_window, how many are chosen by the whole window's loss too, and
+    exact_activation, by activation. labelled: percent of places that have any.
     """
 
     def __init__(self, teacher: str, sae: str, layer: int = 6, windows: int = 64, exact_windows: int = 4, labels: int = 4):
@@ -181,16 +184,21 @@ class LabelAgreement(L.Callback):
         tokens = torch.from_numpy(data.stores["test"].windows(chosen, data.context + 1).astype(np.int64)).to(device)
         plain, found = extractor(), {}
         labels = torch.cat([plain(rows) for rows in tokens.split(4)])  # (B, T, K)
-        some = tokens[: self.exact_windows]
+        few = min(self.exact_windows, len(tokens))
+        some = torch.from_numpy(spread(np.arange(few), len(tokens), few))
         found["all"] = torch.cat([extractor(candidates="all")(rows) for rows in tokens.split(4)])
         found["activation"] = torch.cat([extractor(score="activation")(rows) for rows in tokens.split(4)])
-        found["exact"] = torch.cat([plain.exact(row[None]) for row in some])
+        exact = torch.cat([plain.exact(row[None]) for row in tokens[some]])  # (some, T, K)
         with torch.autocast(device.type, torch.bfloat16):
             found["bf16"] = torch.cat([plain(rows) for rows in tokens.split(4)])
-        shares = {name: overlap(labels[: len(other)], other) for name, other in found.items()}
+        shares = {name: overlap(labels, other) for name, other in found.items()} | {"exact": overlap(labels[some], exact)}
         shares["chance"] = float((labels != NONE).sum(-1).float().mean()) / sae.keep
         labelled = float((labels != NONE).any(-1).float().mean())
-        return {f"agreement_{name}": share for name, share in shares.items()} | {"labelled": labelled}
+        told = {f"agreement_{name}": share for name, share in shares.items()} | {"labelled": labelled}
+        return told | {
+            "exact_window": overlap(exact, labels[some]),
+            "exact_activation": overlap(exact, found["activation"][some]),
+        }
 
 
 def overlap(labels: Tensor, others: Tensor) -> float:

@@ -9,6 +9,7 @@ from zoo.cocomix.cards import Cards
 from zoo.cocomix.mass import picks, score
 from zoo.cocomix.prompts import Asked, add_arguments, cards_of, placed, random
 from zoo.cocomix.steering import SteerableCoCoMix, SteerableTeacher, steered, strength
+from zoo.data.labels import differences
 from zoo.generate import generate
 
 
@@ -30,6 +31,11 @@ def main(words: list[str]) -> dict[str, float]:
     parser.add_argument("--teacher", help="the teacher: a folder of a saved net (ours, or transformers'), or a hub name")
     parser.add_argument("--sae", help="its autoencoder: a folder that sae-lens saved, or one of its releases: RELEASE/ID")
     parser.add_argument("--layer", type=int, default=6, help="blocks below the teacher's states (default: %(default)s)")
+    parser.add_argument(
+        "--teacher_cards",
+        metavar="FOLDER",
+        help="of --score: cards of labels that were chosen by activation, which say what the teacher's concepts stand for",
+    )
     parser.add_argument("--score", action="store_true", help="measure how well concepts steer; needs --cards")
     parser.add_argument("--concepts", type=int, default=50, help="of --score: how many (default: %(default)s)")
     parser.add_argument("--others", type=int, default=20, help="of --score: random concepts beside each (default: %(default)s)")
@@ -52,7 +58,10 @@ def main(words: list[str]) -> dict[str, float]:
             )
     cards = cards_of(given, nets["CoCoMix"].concepts)
     if given.score:
-        return _score(given, asked, nets, cards)
+        other = Cards.load(given.teacher_cards, nets["CoCoMix"].concepts) if given.teacher_cards else None
+        for each in (cards, other):
+            _belongs(each, nets.get("teacher"), given)
+        return _score(given, asked, nets, cards, other)
     _continue(given, asked, nets, cards)
     return {}
 
@@ -65,15 +74,30 @@ def _teacher(given: argparse.Namespace, asked: Asked) -> SteerableTeacher:
     return placed(SteerableTeacher(teacher.net, opened_sae(given.sae, given.layer, teacher), given.layer), given)
 
 
-def _score(given: argparse.Namespace, asked: Asked, nets: dict[str, nn.Module], cards: Cards) -> dict[str, float]:
-    """Print each net's score, and return it."""
-    picked = picks(cards, given.concepts, given.others, given.least, given.seed)
-    print(f"concepts: {', '.join(map(str, picked.tokens))}")
+def _belongs(cards: Cards | None, teacher: SteerableTeacher | None, given: argparse.Namespace) -> None:
+    """Refuse an autoencoder, or a layer, that the cards' labels are not of: their concepts would be other ones."""
+    if cards is None or teacher is None:
+        return
+    if wrong := differences(cards.about, {"autoencoder": teacher.extractor.sae.digest[:16], "layer": given.layer}):
+        raise ValueError(f"The cards are of labels of {wrong}: give --sae and --layer as `zoo prepare concepts` had them.")
+
+
+def _score(
+    given: argparse.Namespace, asked: Asked, nets: dict[str, nn.Module], cards: Cards, other: Cards | None
+) -> dict[str, float]:
+    """Print each net's score, and return it, under the names of `zoo.cocomix.callbacks.SteeringScore`: without other cards the
+    teacher's is of CoCoMix's own concepts and tokens ("same")."""
+    asks = {"steering": ("CoCoMix", cards)}
+    if "teacher" in nets:
+        asks["steering_teacher_same"] = "teacher", cards
+    if other and "teacher" in nets:
+        asks["steering_teacher"] = "teacher", other
     measured = {}
-    for name, net in nets.items():
-        found = score(net, asked.prompts, picked, (given.factor or [4.0])[0], given.where == "all")
+    for key, (name, told) in asks.items():
+        picked = picks(told, given.concepts, given.others, given.least, given.seed)
+        print(f"concepts: {', '.join(map(str, picked.tokens))}")
+        found = score(nets[name], asked.prompts, picked, (given.factor or [4.0])[0], given.where == "all")
         print(found.line(name), flush=True)
-        key = "steering" if name == "CoCoMix" else "steering_teacher"
         measured |= {key: found.mean, f"{key}_interval": found.interval}
     return measured
 

@@ -39,7 +39,7 @@ class Teacher(L.Callback):
         layer: blocks below the states (6 of GPT-2's 12: "layer index 5").
         labels, score, candidates: of `ConceptExtractor`.
         cached: folder of labels that `zoo prepare concepts` wrote for these windows: concepts are read there, not computed, and
-            a `layer`, `labels`, `score` or `candidates` that is given is to be theirs.
+            a `layer`, `labels`, `score` or `candidates` other than the default is to be theirs.
 
     The teacher is no part of the student, its parameters or its checkpoints. Under autocast its products run in the same type as
     the student's.

@@ -5,7 +5,7 @@ import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -87,6 +87,25 @@ class Distinct(Source):
             dropped.update(reasons.values())
             repeated[number] = frozenset(reasons)
         return parts, dropped, repeated
+
+
+def near(texts: Sequence[str], others: Iterable[str], similar: float = 0.8) -> np.ndarray:
+    """(N,) bool: which of `texts` have a near duplicate among `others`, of at least this Jaccard similarity of 5-grams.
+
+    Counted, not estimated, since a few texts are looked for among many: every other one costs its grams alone (60 µs).
+    """
+    own = [grams(text) for text in texts]
+    holders: dict[int, list[int]] = {}
+    for number, mine in enumerate(own):
+        for gram in mine.tolist():
+            holders.setdefault(gram, []).append(number)
+    found = np.zeros(len(own), bool)
+    for other in others:
+        theirs = grams(other)
+        shared = Counter(number for gram in theirs.tolist() for number in holders.get(gram, ()))
+        for number, count in shared.items():
+            found[number] |= count >= similar * (len(own[number]) + len(theirs) - count)
+    return found
 
 
 def grams(text: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.evals.autobleu import grouped, spread
+from zoo.evals.autobleu import grouped, seed_of, spread
 from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar.folder import open_folder
@@ -167,7 +167,7 @@ class FragilityScores(L.Callback):
         encoder: of the cosines: a name of the hub or a folder (the paper's: "Alibaba-NLP/gte-multilingual-base"); None takes
             `CharacterNgrams`, which knows spelling alone. trust: lets an encoder run the modelling code that it brings.
         learnt: sentences of the validation split that the small net learns from; 0 leaves it out.
-        levels, seed, beam: as in `fragility`.
+        levels, seed, beam: as in `fragility`; seed None takes the run's.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class FragilityScores(L.Callback):
         trust: bool = False,
         learnt: int = 3000,
         levels: Sequence[float] = LEVELS,
-        seed: int = 0,
+        seed: int | None = None,
         beam: int = 1,
     ):
         self.normalizer, self.sentences, self.edges, self.encoder = normalizer, sentences, tuple(edges), encoder
@@ -197,7 +197,7 @@ class FragilityScores(L.Callback):
         texts = [text for group in groups for text in group]
         normalizer = self._normalizer(space, net, data)
         reader = Encoder(self.encoder, self.trust) if self.encoder else CharacterNgrams(texts)
-        scores = fragility(space, normalizer, texts, reader, self.levels, self.seed, self.beam)
+        scores = fragility(space, normalizer, texts, reader, self.levels, seed_of(self.seed), self.beam)
         found: dict[str, float] = {}
         found |= {"bleu@0": scores.still_bleu.mean(), "cosine@0": scores.still_cosine.mean()}
         found |= {f"kept_{score}": scores.kept(score) for score in ("bleu", "cosine")}
@@ -229,12 +229,12 @@ class FragilityScores(L.Callback):
         others = spread([text for text in data.sentences("validation") if len(text) <= self.edges[-1]], self.learnt)
         if len(others) < 20:
             return None
-        known = fragility(space, normalizer, others, reader, self.levels, self.seed + 1, self.beam)
+        known = fragility(space, normalizer, others, reader, self.levels, seed_of(self.seed) + 1, self.beam)
         with torch.inference_mode(False), torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+            torch.manual_seed(seed_of(self.seed))
             model = FragilityModel(space.width, 256)
             vectors = lambda of: normalizer.normalize(space.encode(of)).cpu().clone()
-            model.fit(vectors(others), known.of("bleu").clone(), seed=self.seed)
+            model.fit(vectors(others), known.of("bleu").clone(), seed=seed_of(self.seed))
             return model.told(vectors(texts), scores.of("bleu").clone())
 
     def _normalizer(self, space: Space, net: nn.Module, data) -> Normalizer:

@@ -4,7 +4,6 @@ A whole chunk is scored in one call of the net's `predict`, which reads its cont
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import lightning as L
@@ -19,12 +18,17 @@ from zoo.evals.information import CausalScorer, is_name
 from zoo.evals.judge import FEWEST, Judge
 from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places, set_sampler
 from zoo.sonar.encoder import SpaceEncoder
+from zoo.sonar.folder import located
+from zoo.sonar.named import sources
 from zoo.sonar.space import Space
 
 ROWS = ("", "truth_", "shuffled_")
+CONSTANT = "mean_"
+MEANT = 20_000  # sentences that the mean is taken of, at most, evenly spread over the split
 VECTORS = ("l2", "contrastive", "contrastive_others", "par", "par_pooled")
-TEXTS = ("l2_roundtrip", "gap", "gap_share", "mi", "coherence")
+TEXTS = ("l2_roundtrip", "gap", "gap_share", "moved", "mi", "coherence")
 NAMES = [row + name for row in ROWS for name in (*VECTORS, *TEXTS)] + ["distractors", "par_kept"]
+NAMES += [CONSTANT + name for name in VECTORS]
 
 
 class Kept(NamedTuple):
@@ -52,13 +56,15 @@ class NextSentence(L.Callback):
     `test/par_pooled`, the same of means (`zoo.evals.sentence_scores` says more); `test/scored`, how many sentences.
 
     Of some documents, the same ones for arms of equal data.batch and number of processes, with a space: `test/l2_roundtrip`,
-    ‖encode(decode(x̂)) - x‖; `test/gap`, that less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; with a scorer
-    `test/mi`, mutual information with the 10 true sentences before, in nats per token; with a judge `test/coherence`, the mean
-    probability that a document is coherent whose scored sentences are replaced by the predictions, after their round trip where
-    there is a space; `test/decoded`, how many sentences.
+    ‖encode(decode(x̂)) - x‖; `test/gap`, that less ‖x̂ - x‖ of the same sentences, and `test/gap_share`, over it; `test/moved`,
+    ‖encode(decode(x̂)) - x̂‖, small where what is said is a sentence of the space; with a scorer `test/mi`, mutual information
+    with the 10 true sentences before, in nats per token; with a judge `test/coherence`, the mean probability that a document is
+    coherent whose scored sentences are replaced by the predictions, after their round trip where there is a space;
+    `test/decoded`, how many sentences.
 
     And the same of two predictors that know no context, `test/truth_l2` … (x̂ = x: what the space and the scorers leave at best)
-    and `test/shuffled_l2` … (x̂ is a true sentence of another place, drawn from the batch).
+    and `test/shuffled_l2` … (x̂ is a true sentence of another place, drawn from the batch). Of vectors alone `test/mean_l2` … (x̂
+    is the mean of the split's sentences: what a regression says that knows no context).
 
     Args:
         space: folder of the sentence space, or several sources, as `Space.opened` takes them; None: no round trips.
@@ -99,12 +105,13 @@ class NextSentence(L.Callback):
 
     def _forget(self) -> None:
         self.sums, self.kept = Sums(), list[Kept]()
+        self.mean: Tensor | None = None
         self.bound = 1 << 64  # the lowest priority that was too much: nothing behind it is kept
 
     # -- Lightning's hooks ----------------------------------------------------------------------------------------
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         for place in (*self.sources, self.scorer_name, self.judge_name):  # what is not there is told before the training
-            if place and not Path(place).expanduser().is_dir() and (place == self.judge_name or not is_name(place)):
+            if place and not located(place).is_dir() and (place == self.judge_name or not is_name(place)):
                 raise FileNotFoundError(f"NextSentence: there is no folder {place}: make it first, or leave it out.")
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -184,7 +191,8 @@ class NextSentence(L.Callback):
 
     def _fingerprints(self) -> set[str]:
         """Of the space's encoder, by its weights, and by the files or the cards that a store's encoder was named with."""
-        return {self.space.fingerprint, *(SpaceEncoder(each).fingerprint for each in self.sources)}
+        names = {one for each in self.sources for one in (each, *sources(each))}
+        return {self.space.fingerprint, *(SpaceEncoder(name).fingerprint for name in names)}
 
     @torch.inference_mode()
     def add(self, net: nn.Module, batch: dict[str, Tensor], store: SentenceStore | None = None) -> None:
@@ -204,7 +212,11 @@ class NextSentence(L.Callback):
             )
         other = elsewhere(true, at, self.seed * 1_000_003 + numbers[0])
         documents = batch["window"] if store is None else torch.from_numpy(store.document[numbers]).to(true.device)
-        for row, vectors in zip(ROWS, (said, true, other)):
+        told = dict(zip(ROWS, (said, true, other)))
+        if store is not None:
+            self.mean = mean_of(store) if self.mean is None else self.mean
+            told[CONSTANT] = self.mean.to(true).expand_as(true)
+        for row, vectors in told.items():
             add_vector_scores(self.sums, vectors, true, at, documents, row)
         if self.space or self.judge:
             self._keep(numbers, at, true, said, other)
@@ -242,6 +254,7 @@ class NextSentence(L.Callback):
                 near = l2(vectors, true)
                 self.sums.mean(f"{row}gap", far - near)
                 self.sums.add(f"{row}gap_share", (far - near).sum(), near.sum())
+                self.sums.mean(f"{row}moved", l2(back, vectors))
                 vectors = back
             if self.judge:
                 documents = [each for each in filled(chosen, vectors) if len(each) >= FEWEST]
@@ -251,6 +264,15 @@ class NextSentence(L.Callback):
             nats, tokens = self.scorer.information([before[:place] for before, place in read], list(zip(*texts)))
             for row, total, count in zip(ROWS, nats.sum(0), tokens.sum(0)):
                 self.sums.add(f"{row}mi", total, count)
+
+
+def mean_of(store: SentenceStore) -> Tensor:
+    """The mean (E,) of a split's sentences, less the markers of its documents' ends."""
+    vectors = store.sample(MEANT)
+    if store.end is not None and store.texts(len(store) - 1)[-1] == store.end:
+        chunks, lengths = store.chunks(np.array([len(store) - 1]))
+        vectors = vectors[(vectors != chunks[0, lengths[0] - 1]).any(1)]
+    return torch.from_numpy(vectors.mean(0))
 
 
 def elsewhere(true: Tensor, at: Places, seed: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 import lightning as L
 
-from zoo.evals.autobleu import bleu, spread
+from zoo.data.sources import Source
+from zoo.evals.autobleu import bleu, first_sentences, spread
 from zoo.sonar.adapted import open_quantizer
 from zoo.sonar.space import Space
 
@@ -21,25 +22,39 @@ class QuantizedScores(L.Callback):
         sentences: held-out ones, at most, spread evenly over the split.
         longest: characters of a sentence that is taken.
         beam: 1 is greedy.
+        corpora: other texts by name, as in `zoo.evals.autobleu.AutoBLEU` (the paper's: FLORES devtest), whose first sentences, of
+            any length, are taken instead of held-out ones.
     """
 
-    def __init__(self, quantizer: str, sentences: int = 600, longest: int = 100, beam: int = 1):
+    def __init__(
+        self,
+        quantizer: str,
+        sentences: int = 600,
+        longest: int = 100,
+        beam: int = 1,
+        corpora: dict[str, Source] | None = None,
+    ):
         self.quantizer, self.sentences, self.longest, self.beam = quantizer, sentences, longest, beam
+        self.corpora = corpora or {}
 
     def on_test_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         net, data = module.net, trainer.datamodule
-        found = self.measured(Space(net.encoder, net.decoder, data.tokenizer), data.sentences("test"))
+        found = self.measured(Space(net.encoder, net.decoder, data.tokenizer), self._texts(data))
         module.log_dict({f"test/{name}": value for name, value in found.items()})
 
+    def _texts(self, data) -> list[str]:
+        others = [text for source in self.corpora.values() for text in first_sentences(source, data, self.sentences)]
+        return others or [text for text in data.sentences("test") if len(text) <= self.longest]
+
     def measured(self, space: Space, texts: list[str]) -> dict[str, float]:
-        """The numbers above, less "test/".
+        """The numbers above, less "test/", of these sentences.
 
         Raises ValueError, in a sentence, where the codebooks are too few for eighths or of other vectors.
         """
         quantizer = open_quantizer(self.quantizer, space.width).to(space.device)
         if quantizer.books < PARTS:
             raise ValueError(f"{self.quantizer} has {quantizer.books} codebooks, too few for eighths: fit {PARTS} or more.")
-        texts = spread([text for text in texts if len(text) <= self.longest], self.sentences)
+        texts = spread(texts, self.sentences)
         vectors = space.encode(texts)  # (N, E)
         counts = [round(quantizer.books * part / PARTS) for part in range(1, PARTS + 1)]
         total = (vectors - vectors.mean(0)).square().sum()

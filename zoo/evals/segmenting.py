@@ -33,8 +33,8 @@ class SegmenterScores(L.Callback):
     def __init__(
         self,
         segmenter: Segmenter,
-        documents: int = 200,
-        sentences: int = 200,
+        documents: int = 2000,
+        sentences: int = 1000,
         edges: Sequence[int] = (30, 60, 100, 150, 250),
         cap: int = 60,
         lang: str = "eng_Latn",

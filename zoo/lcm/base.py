@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.batch import counted, drawn, wide
+from zoo.lcm.batch import counted, drawn, shared, wide
 from zoo.lcm.memory import Memory, Outline, ends
 from zoo.lcm.net import Tower
 from zoo.nn.fragility import FragilityModel
@@ -69,7 +69,7 @@ class Base(nn.Module):
         self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = Moved()
+        self.sampler = self.writing = Moved()
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,). The first sentence of a chunk is no target. Returns loss (squared error
@@ -86,7 +86,7 @@ class Base(nn.Module):
         count = learnt.sum()
         parts = {"mse": mse, "in_space": loss} if self.loss == "space" else {"mse": mse}
         return {
-            "loss": (loss * learnt).sum() / count.clamp(min=1),
+            "loss": (loss * learnt).sum() / shared(count)[0],
             "parts": {name: ((each.detach() * learnt).sum(), count.float()) for name, each in parts.items()},
         }
 

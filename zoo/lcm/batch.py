@@ -1,9 +1,10 @@
 """What nets ask of a batch of sentences: which are learnt, random numbers that belong to them, the parts of a loss."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 QUARTERS = 4  # of the stages in which a vector is made, whose errors are told apart
@@ -19,6 +20,24 @@ def wide(x: Tensor) -> Tensor:
 def counted(batch: dict[str, Tensor]) -> Tensor:
     """Which sentences of a batch are learnt or scored, (B, S) bool."""
     return (batch["role"] == TARGET) & batch["mask"][:, None]
+
+
+def shared(*sums: Tensor) -> tuple[Tensor, ...]:
+    """Sums () over a process's sentences -> their means () over all processes that train together; without others, themselves. At
+    least 1e-12: what is divided by a count of none is zero.
+
+    Documents differ in length, so processes count different numbers of sentences. DDP and FSDP average gradients: a loss that
+    each divides by the mean count gives those of one process with all the documents, where its own count would weigh sentences
+    of short documents more. Others are not asked without a graph, of which nothing is averaged and they may have fewer batches,
+    nor of meta tensors, on which one process counts operations.
+    """
+    means: Iterable[Tensor] = [each.detach() for each in sums]
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if several and torch.is_grad_enabled() and not sums[0].is_meta:
+        together = torch.stack([each.double() for each in means])
+        dist.all_reduce(together)
+        means = together / dist.get_world_size()
+    return tuple(mean.to(torch.promote_types(each.dtype, torch.float32)).clamp(min=1e-12) for mean, each in zip(means, sums))
 
 
 def told(name: str, error: Tensor, learnt: Tensor, stage: Tensor, stages: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo.lcm.batch import QUARTERS, counted, drawn, told, wide
+from zoo.lcm.batch import QUARTERS, counted, drawn, shared, told, wide
 from zoo.nn.diffusion import Predicts, Schedule, fragility_weights
 from zoo.nn.fragility import FragilityModel
 
@@ -29,7 +29,8 @@ class Diffusion(nn.Module):
     tried (0, 10) and (0.001, 5)); None weighs all steps alike. drop: how often a sentence is learnt without its context.
     rows: "each" drops the context of every sentence of every document by itself; "batch" that of floor(drop · (S - 1)) places,
     never the first, in all documents of a batch, as the released code does. samples: versions of each sentence at a time.
-    fragility: tells it of normalized vectors; the weights are then those of eq. 18 as well.
+    fragility: tells it of normalized vectors; the weights are then those of eq. 18 as well, with a and b in `fragility_numbers`
+    (None: the paper's, -4 and 3.5).
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Diffusion(nn.Module):
         rows: Literal["each", "batch"],
         samples: int,
         fragility: FragilityModel | None = None,
+        fragility_numbers: Sequence[float] | None = None,
     ):
         super().__init__()
         if predicts not in ("x0", "epsilon", "v"):
@@ -51,6 +53,9 @@ class Diffusion(nn.Module):
             raise ValueError(f"snr is the least and the largest weight, such as [0.001, 5], not {snr}.")
         if not 0 <= drop < 1 or samples < 1:
             raise ValueError(f"drop lies in [0, 1) and samples is at least 1, not {drop} and {samples}.")
+        if fragility_numbers is not None and len(fragility_numbers) != 2:
+            raise ValueError(f"fragility_numbers are a and b, such as [-4.0, 3.5], not {fragility_numbers}.")
+        self.fragility_numbers = tuple(fragility_numbers or ())
         given = list(numbers or [])
         if given and len(given) != {"cosine": 1}.get(kind, 2):
             raise ValueError(
@@ -98,14 +103,17 @@ class Diffusion(nn.Module):
         learnt = counted(batch).repeat(self.samples, 1)  # (R, S)
         target = self.schedule.target(self.predicts, x0, draw.t, draw.noise)
         mse = (wide(said) - target).square().sum(-1)  # (R, S)
-        count, weight = learnt.sum(), learnt.to(mse.dtype)
+        weight = learnt.to(mse.dtype)
         if self.snr is not None:
-            snr = self.schedule.snr[draw.t].exp().clamp(*self.snr) * learnt
-            weight = snr * (count / snr.sum().clamp(min=1e-12))  # with mean 1, as in the released code
+            weight = self.schedule.clamped_snr(draw.t, *self.snr) * learnt
+        count, whole = shared(learnt.sum(), weight.sum())
+        if self.snr is not None:
+            weight = weight * (count / whole)  # with mean 1, as in the released code
         if self._fragility[0] is not None:
             with torch.no_grad():
-                weight = weight * fragility_weights(self._fragility[0].to(x0.device)(x0).clamp(0, 1))
+                fragile = self._fragility[0].to(x0.device)(x0).clamp(0, 1)
+                weight = weight * fragility_weights(fragile, *self.fragility_numbers)
         if "weight" in batch:
             weight = weight * batch["weight"].repeat(self.samples, 1)
         parts = told("mse", mse.detach(), learnt, draw.t, self.schedule.steps)
-        return {"loss": (mse * weight).sum() / count.clamp(min=1), "parts": parts}
+        return {"loss": (mse * weight).sum() / count, "parts": parts}

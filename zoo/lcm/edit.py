@@ -2,8 +2,7 @@
 
 import argparse
 
-from zoo.data.segment import Capped, Cleaned, Sentencex
-from zoo.lcm.generate import add_arguments, opened, room, show, text_of
+from zoo.lcm.generate import add_arguments, fits, opened, room, sentences_of, show, text_of
 from zoo.lcm.writing import Draft
 
 
@@ -24,11 +23,13 @@ def main(words: list[str]) -> None:
         raise ValueError("zoo edit changes one text: give --prompt TEXT, or --prompt_file FILE.")
     net, space = opened(given)
     text = given.prompt if given.prompt_file is None else text_of(given.prompt_file)
-    sentences = Cleaned(Capped(Sentencex(), given.characters))(text, given.lang)
-    draft = Draft(net, space, sentences, given.lang, given.into, *room(net, len(sentences), given))
+    sentences = sentences_of(text, given)
+    fits(net, sentences, "the text")
     asked = given.replace or given.insert or [given.delete]
-    if not asked[0].isdecimal() or not int(asked[0]):
-        raise ValueError(f"Sentences are counted from 1, and {asked[0]} is no such number.")
+    last = len(sentences) + bool(given.insert)  # behind the last sentence one can be put, too
+    if not asked[0].isdecimal() or not 1 <= int(asked[0]) <= last:
+        raise ValueError(f"Sentences are counted from 1, here to {last}: {asked[0]} is none of these numbers.")
+    draft = Draft(net, space, sentences, given.lang, given.into, *room(net, len(sentences), given))
     for number, sentence in enumerate(sentences, 1):
         print(f"{number:>4}  {sentence}")
     print("—")

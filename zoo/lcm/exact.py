@@ -40,7 +40,7 @@ class InferenceCost(L.Callback):
         sampling: Sampling = PAPER,
         space: SentenceSpace = SONAR,
         other: TokenModel = LLAMA2,
-        lengths: Sequence[int] = (20, 10, 40),
+        lengths: Sequence[int] = (20, 10, 40, 5),
         drawn: bool = True,
     ):
         self.concepts = shape and ConceptModel(shape, sampling, space)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -9,29 +10,57 @@ from torch import nn
 
 from zoo.data.language import LANG
 from zoo.data.segment import Capped, Cleaned, Sentencex
+from zoo.lcm.batch import TARGET
 from zoo.lcm.writing import END, Draft, Stop, continued
 from zoo.pretrained import from_pretrained
+from zoo.sonar.folder import located
+from zoo.sonar.named import sources
 from zoo.sonar.space import Space
+
+ABOUT = "about.json"  # of zoo.sonar.ship, which takes seconds to import
 
 
 def main(words: list[str]) -> None:
     """`zoo generate`."""
     parser = argparse.ArgumentParser("zoo generate", description=__doc__.split(": ", 1)[1])
-    parser.add_argument("--prompt", action="append", default=[], help="a text to go on from; may be repeated")
-    parser.add_argument("--prompt_file", action="append", default=[], help="a text file; may be repeated")
+    several = "may be repeated, and all are then printed when the last is done"
+    parser.add_argument("--prompt", action="append", default=[], help=f"a text to go on from; {several}")
+    parser.add_argument("--prompt_file", action="append", default=[], help=f"a text file; {several}")
+    parser.add_argument(
+        "--beside", action="store_true", help="print each sentence of the text and, below, what is predicted given those before"
+    )
     add_arguments(parser)
     given = parser.parse_args(words)
     net, space = opened(given)
     texts = [*given.prompt, *map(text_of, given.prompt_file)]
     if not texts:
         raise ValueError("A Large Concept Model goes on from a text: give --prompt TEXT or --prompt_file FILE.")
-    cut = Cleaned(Capped(Sentencex(), given.characters))
-    prompts = [cut(text, given.lang) for text in texts]
-    if not all(prompts):
-        raise ValueError(f"There is no sentence in prompt {prompts.index([]) + 1}: give it words.")
-    if len(prompts) == 1:
+    prompts = [sentences_of(text, given) for text in texts]
+    for number, prompt in enumerate(prompts, 1):
+        fits(net, prompt, f"prompt {number}")
+    if given.beside:
+        for prompt in prompts:
+            beside(net, space, prompt, given)
+    elif len(prompts) == 1:
         show(Draft(net, space, prompts[0], given.lang, given.into, *room(net, len(prompts[0]), given)), given)
-        return
+    else:
+        together(net, space, prompts, given)
+
+
+def beside(net: nn.Module, space: Space, sentences: list[str], given: argparse.Namespace) -> None:
+    """Print the sentences but the first, and below each what the net says in its place, given the true ones before it."""
+    vectors = space.encode(sentences, given.lang).to(given.device)[None]  # (1, S, E)
+    role, row = torch.full(vectors.shape[:2], TARGET, device=vectors.device), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        said = net.predict({"vec": vectors, "role": role, "mask": row == 0, "window": row}, given.seed)[0]  # (S, E)
+    written = space.decode(said[1:].float(), given.into or given.lang, beam=given.beam)
+    print(sentences[0])
+    for sentence, other in zip(sentences[1:], written):
+        print(f"{sentence}\n  → {other}")
+
+
+def together(net: nn.Module, space: Space, prompts: list[list[str]], given: argparse.Namespace) -> None:
+    """Go on from several prompts side by side, and print each with what follows."""
     sizes = [len(prompt) for prompt in prompts]
     vectors = space.encode([sentence for prompt in prompts for sentence in prompt], given.lang).split(sizes)
     written: list[list[torch.Tensor]] = [[] for _ in prompts]
@@ -53,9 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--similar", type=float, default=0.9, help="cosine to the end marker that ends a text (default: 0.9)")
     parser.add_argument("--repeated", type=float, default=0.9, help="cosine to the sentence before that ends it (default: 0.9)")
     parser.add_argument(
-        "--sampler", nargs="*", default=[], metavar="NAME=VALUE", help="of the net's sampler: guidance=2 taken=20"
+        "--sampler", nargs="*", default=[], metavar="NAME=VALUE", help="where it is not to be the paper's: guidance=2 taken=20"
     )
-    parser.add_argument("--characters", type=int, default=200, help="of a prompt's sentence, at most (default: %(default)s)")
+    parser.add_argument(
+        "--characters",
+        type=int,
+        help="of a prompt's sentence, at most (default: as the space has learnt; if it does not say, 200)",
+    )
     parser.add_argument("--beam", type=int, default=5, help="of the decoder; 1 is greedy (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -65,9 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def opened(given: argparse.Namespace) -> tuple[nn.Module, Space]:
     dtype = getattr(torch, given.dtype)
     net = from_pretrained(given.folder)
-    if not hasattr(net, "sampler"):
+    if not hasattr(net, "writing"):
         raise ValueError(f"The net in {given.folder} is no Large Concept Model: leave out --space to go on with its tokens.")
-    net.sampler = chosen(net.sampler, given.sampler)
+    net.sampler = chosen(net.sampler if getattr(given, "beside", False) else net.writing, given.sampler)
     return net.to(given.device, dtype).eval(), Space.opened(*given.space, device=given.device, dtype=dtype)
 
 
@@ -86,13 +119,35 @@ def chosen(sampler, words: list[str]):
     return type(sampler)(**settings)
 
 
+def sentences_of(text: str, given: argparse.Namespace) -> list[str]:
+    """The sentences of a prompt, none longer than those that the space has learnt."""
+    return Cleaned(Capped(Sentencex(), given.characters or longest(given.space)))(text, given.lang)
+
+
+def longest(spaces: list[str]) -> int:
+    """Characters of the longest sentences that a space was trained on, where its folder tells; else 200."""
+    for about in (located(source) / ABOUT for space in spaces for source in sources(space)):
+        if about.is_file():
+            return json.loads(about.read_text(encoding="utf-8")).get("longest", 200)
+    return 200
+
+
+def fits(net: nn.Module, sentences: list[str], name: str) -> None:
+    """Raise ValueError, in a sentence, where a prompt has no sentence, or leaves the net no position for another."""
+    most = net.trunk.positions - 1
+    if not sentences:
+        raise ValueError(f"There is no sentence in {name}: give it words.")
+    if len(sentences) > most:
+        raise ValueError(f"The net reads {most} sentences, and {name} has {len(sentences)}: give the last {most} of them alone.")
+
+
 def _stop(given: argparse.Namespace) -> Stop:
     return Stop(None, given.similar, given.repeated, given.sentences)
 
 
 def room(net: nn.Module, sentences: int, given: argparse.Namespace) -> tuple[int, Stop, int, int]:
-    """Capacity, stop, beam and seed of a draft."""
-    return sentences + given.sentences + 1, _stop(given), given.beam, given.seed
+    """Capacity, stop, beam and seed of a draft: there is room for one more sentence that is given."""
+    return min(sentences + given.sentences + 1, net.trunk.positions), _stop(given), given.beam, given.seed
 
 
 def show(draft: Draft, given: argparse.Namespace) -> None:

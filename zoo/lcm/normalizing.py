@@ -27,6 +27,8 @@ class StoreNormalizer(L.Callback):
             return
         if self.kind == "robust":
             found = data.normalizer
+        elif not hasattr(data, "stores"):
+            raise ValueError('StoreNormalizer: kind "released" is fitted to a store of sentences, and these data have none.')
         else:
             from zoo.data.sentences import FITTED
 

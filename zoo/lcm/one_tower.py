@@ -25,7 +25,7 @@ class OneTower(nn.Module):
             paper's 1.6B; whose feed-forward parts have 8192 units, or as here two thirds of it with a gate, is not told.
         schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
-            alike.
+            alike. It reads vectors as its space's normalizer has them: give the net that one. fragility_numbers: of `Diffusion`.
         step_dim: width of a step's embedding, which is put beside a vector; the paper does not say.
         positions: of the longest document, as places are learnt; default 128 or `context`.
         checkpoint: as in `Base`.
@@ -55,6 +55,7 @@ class OneTower(nn.Module):
         drop_rows: Literal["each", "batch"] = "each",
         samples: int = 1,
         fragility: str | None = None,
+        fragility_numbers: list[float] | None = None,
         step_dim: int = 256,
         positions: int | None = None,
         checkpoint: bool = False,
@@ -64,13 +65,14 @@ class OneTower(nn.Module):
         self.config, self.vocab, self.context = config | {"normalizer": None, "fragility": None}, vocab, context
         self.normalizer = read_normalizer(normalizer, vocab, clip)
         self.diffusion = Diffusion(
-            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
-        )
+            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab),
+            fragility_numbers,
+        )  # fmt: skip
         places = positions or max(128, context)
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim, checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = Sampler(predicts=predicts)
+        self.sampler = self.writing = Sampler(predicts=predicts)  # the paper has one for sentences and documents
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.lcm.base import read_normalizer
-from zoo.lcm.batch import QUARTERS, counted, drawn, told, wide
+from zoo.lcm.batch import QUARTERS, counted, drawn, shared, told, wide
 from zoo.lcm.memory import Memory, Outline
 from zoo.lcm.net import Trunk
 from zoo.nn.losses import linear_cross_entropy
@@ -46,6 +46,7 @@ class Chosen:
 
 
 SINGLE = {"discrete": Chosen(2.0), "continuous": Chosen(3.0)}  # sec. 2.4.1, for one sentence after a true context
+DOCUMENT = {"discrete": Chosen(1.0, 1.0, 3), "continuous": Chosen(1.5, 0.005, 5)}  # the same, for many
 
 
 class Quant(nn.Module):
@@ -107,7 +108,7 @@ class Quant(nn.Module):
         )
         self.post = Linear(dim, units if target == "discrete" else vocab, target == "continuous")
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = SINGLE[target]
+        self.sampler, self.writing = SINGLE[target], DOCUMENT[target]
 
     @staticmethod
     def _refuse_others(net: "Quant", state: dict, prefix: str, *_) -> None:
@@ -142,13 +143,13 @@ class Quant(nn.Module):
         sums = self._entered(quantizer.decode(codes[..., :-1], book).to(x0), book)  # (R, S, E)
         h = self.tower.made(sums, book + 1, self.tower.clean(x0), dropped)  # (R, S, D)
         learnt = counted(batch).repeat(samples, 1)
-        count = learnt.sum()
+        (count,) = shared(learnt.sum())
         if self.target == "discrete":
             unit = codes.gather(-1, book[..., None])[..., 0]
-            loss, error = linear_cross_entropy(h, self.post.weight, unit, learnt.to(wide(h).dtype) / count.clamp(min=1))
+            loss, error = linear_cross_entropy(h, self.post.weight, unit, learnt.to(wide(h).dtype) / count)
         else:
             graph = (wide(self.post(h)) - wide(x0.repeat(samples, 1, 1))).square().sum(-1)
-            loss, error = (graph * learnt).sum() / count.clamp(min=1), graph.detach()
+            loss, error = (graph * learnt).sum() / count, graph.detach()
         return {"loss": loss, "parts": told(self._part, error, learnt, book, quantizer.books)}
 
     def _draw(self, batch: dict[str, Tensor], books: int) -> tuple[Tensor, Tensor]:

@@ -229,6 +229,7 @@ class TestbedScores(L.Callback):
     l2_squared and l2, squared and plain distance to the true vector; l2_optimum, the squared distance that the best regression
     has in the same places, and l2_ratio, l2_squared over it (1 for that, 2 for an exact sampler);
     l2_roundtrip, distance of the nearest codebook vector to the true one, and gap, l2_roundtrip - l2;
+    moved, distance of the nearest codebook vector to what was said, none for a vector of the codebook;
     allowed, the share whose nearest vector may follow, and hub, the share whose nearest vector is a hub, in percent;
     contrastive, the share of the batch's other sentences, less the two neighbours, that are farther from the prediction than the
     true one is; sentences that are equal count a half. It depends on the batch size;
@@ -291,6 +292,7 @@ def sums(chains: Chains, batch: dict[str, Tensor], said: Tensor) -> dict[str, fl
         "l2_squared": squared.sum(),
         "l2": squared.sqrt().sum(),
         "l2_roundtrip": (back - y).square().sum(-1).sqrt().sum(),
+        "moved": (back - x).square().sum(-1).sqrt().sum(),
         "l2_optimum": chains.variances[contexts].sum(),
         "allowed": 100 * (nearest[:, None] == chains.allowed[contexts]).any(1).sum(),
         "hub": 100 * chains.is_hub(nearest).sum(),

@@ -98,7 +98,7 @@ class TwoTower(nn.Module):
         dim, heads: of both towers; layers, denoiser_layers: their depths. Defaults are the paper's 1.6B.
         schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
-            alike.
+            alike. It reads vectors as its space's normalizer has them: give the net that one. fragility_numbers: of `Diffusion`.
         queries: keep room for the released net's queries and keys that have no effect.
         checkpoint: keep only the inputs of each layer in training, and recompute the rest: less memory for more time.
     """
@@ -128,6 +128,7 @@ class TwoTower(nn.Module):
         drop_rows: Literal["each", "batch"] = "each",
         samples: int = 1,
         fragility: str | None = None,
+        fragility_numbers: list[float] | None = None,
         queries: bool = False,
         positions: int = 4096,
         checkpoint: bool = False,
@@ -137,8 +138,9 @@ class TwoTower(nn.Module):
         self.config, self.vocab, self.context = config | {"normalizer": None, "fragility": None}, vocab, context
         self.normalizer, self.checkpoint = read_normalizer(normalizer, vocab, clip), checkpoint
         self.diffusion = Diffusion(
-            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab)
-        )
+            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab),
+            fragility_numbers,
+        )  # fmt: skip
         self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         check(dim, heads, denoiser_layers, positions)
         self.steps, self.pre = Steps(dim), Linear(vocab, dim, True, vocab**-0.5)
@@ -148,7 +150,7 @@ class TwoTower(nn.Module):
         )
         self.norm, self.post = nn.RMSNorm(dim, eps=1e-5), Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)
-        self.sampler = Sampler(predicts=predicts)
+        self.sampler = self.writing = Sampler(predicts=predicts)  # the paper has one for sentences and documents
 
     def forward(self, batch: dict[str, Tensor]) -> dict:
         """batch: vec (B, S, E), role (B, S), mask (B,), and `window` (B,) outside of training. Every sentence is a target, the

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from zoo.lcm.memory import Memory
 from zoo.nn.packed import packed
 from zoo.sonar.space import Space
 
@@ -43,8 +44,9 @@ def continued(
     """New sentences, one of each document at a time: which prompts are still being written (R,), and their vectors (R, E).
 
     prompts: vectors (n, E) of each document's sentences, which may differ in number. A document does not depend on the others
-    beside it: its noise comes from `seeds`, which are seed, seed + 1, … unless given. A net with learnt positions stops when they
-    are used up. It must not be trained between two sentences.
+    beside it: its noise comes from `seeds`, which are seed, seed + 1, … unless given, and it ends, if with nothing else, where it
+    fills the net's positions. Sentences are made with `net.sampler`; `net.writing` is what the paper writes documents with. The
+    net must not be trained between two sentences.
     Raises ValueError, in a sentence, where a prompt is empty and the net cannot begin, where it has too few positions for the
     prompts, or says what is no number.
     """
@@ -52,8 +54,8 @@ def continued(
         return
     lengths, device = [len(prompt) for prompt in prompts], net.trunk.unembedding.device
     net.eval().trunk.fits(max(lengths) + 1)
-    limit = min(stop.limit, net.trunk.positions - max(lengths))
-    memory = net.memory(len(prompts), max(lengths) + limit)
+    limits = [min(stop.limit, net.trunk.positions - length) for length in lengths]
+    memory = net.memory(len(prompts), max(length + limit for length, limit in zip(lengths, limits)))
     if max(lengths):
         padded = nn.utils.rnn.pad_sequence([prompt.float() for prompt in prompts], batch_first=True).to(device)
         if min(lengths) == 0:  # an empty row is read as one zero sentence and forgotten
@@ -66,21 +68,27 @@ def continued(
     generators = [torch.Generator().manual_seed(each % 2**63) for each in given]
     rows = list(range(len(prompts)))
     with packed(net):  # a sentence takes forty passes through the same weights
-        for _ in range(limit):
+        for step in range(1, max(limits) + 1):
             noise = partial(_noise, net.vocab, [generators[row] for row in rows], device)
             new = net.next_vector(memory, noise(), noise).float()  # (R, E)
             lost, *over = torch.cat((~new.isfinite().all()[None], stop.over(new, before))).tolist()  # the one wait for the device
             if lost:
                 raise ValueError("The net says NaN or infinite numbers: its weights diverged, take an earlier checkpoint.")
-            kept = [place for place, ended in enumerate(over) if not ended]
-            if not kept:
+            rows, new = _kept([place for place, ended in enumerate(over) if not ended], rows, new, memory)
+            if rows:
+                yield rows, new
+            rows, new = _kept([place for place, row in enumerate(rows) if step < limits[row]], rows, new, memory)
+            if not rows:
                 return
-            if len(kept) < len(rows):
-                memory.select(kept)
-                rows, new = [rows[place] for place in kept], new[kept]
-            yield rows, new
             net.read(new[:, None], memory)
             before = new
+
+
+def _kept(places: list[int], rows: list[int], new: Tensor, memory: Memory) -> tuple[list[int], Tensor]:
+    """Of documents and their new sentences (R, E) those in these places; the memory forgets the others, if any are left."""
+    if 0 < len(places) < len(rows):
+        memory.select(places)
+    return [rows[place] for place in places], new[places]
 
 
 def _noise(width: int, generators: Sequence[torch.Generator], device: torch.device) -> Tensor:

@@ -90,10 +90,8 @@ class Schedule(nn.Module):
         return (x - self.alpha[t][..., None] * x0) / self.sigma[t][..., None].clamp(min=1e-6)
 
     def clamped_snr(self, t: Tensor, low: float = 0.0, high: float = 5.0) -> Tensor:
-        """ω (...) of steps t (...): the SNR kept within [low, high] (eq. 17), with mean 1 over these steps as in the released
-        code."""
-        weights = self.snr[t].exp().clamp(low, high)
-        return weights * (weights.numel() / weights.sum().clamp(min=1e-12))
+        """ω (...) of steps t (...): the SNR kept within [low, high] (eq. 17)."""
+        return self.snr[t].exp().clamp(low, high)
 
 
 def fragility_weights(fragility: Tensor, a: float = -4.0, b: float = 3.5) -> Tensor:

@@ -47,7 +47,10 @@ class ResidualQuantizer(nn.Module):
         """codes (..., k) of the first k codebooks -> vectors (..., E), the sums of their centroids; kept: (...) how many of them
         count, k where it is not given."""
         if codes.shape[-1] > self.books:
-            raise ValueError(f"{codes.shape[-1]} codes per vector were given to a quantizer of {self.books} codebooks.")
+            raise ValueError(
+                f"{codes.shape[-1]} codes per vector are too many for a quantizer of {self.books} codebooks: give as many "
+                "at most, or open the quantizer that made them."
+            )
         total = self.centroids.new_zeros(*codes.shape[:-1], self.width)
         for book in range(codes.shape[-1]):  # no (..., k, E) tensor: it would be k times as large as the answer
             terms = self.centroids[book][codes[..., book]]
@@ -67,28 +70,47 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, vectors: Tensor, steps: int = 20, seed: int = 0, tell: Callable[[int, float], None] = lambda *_: None
+        self,
+        vectors: Tensor,
+        steps: int = 20,
+        seed: int = 0,
+        tell: Callable[[int, float], None] = lambda *_: None,
+        in_place: bool = False,
     ) -> list[float]:
         """Fit one codebook after the other to what the ones before leave of `vectors` (N, E), by k-means.
 
+        The vectors may be in half precision and on another device than the quantizer: a block of them at a time is taken to it
+        and to float32. in_place: what is left of them is written over them, which saves the one copy.
         steps: rounds of k-means per codebook. tell(book, share) hears the share of the variance that is left after each.
         Returns these shares. Raises ValueError where there are fewer vectors than units.
         """
         if len(vectors) < self.units:
             raise ValueError(f"{len(vectors)} vectors are too few for {self.units} units: give more, or ask for fewer units.")
         generator = torch.Generator(vectors.device).manual_seed(seed)
-        left, shares = vectors.clone(), []
-        total = float((vectors - vectors.mean(0)).square().sum(dtype=torch.float64))
+        left, shares, rows, device = vectors if in_place else vectors.clone(), [], self._rows, self.centroids.device
+        mean = vectors.mean(0, dtype=torch.float32).to(device)
+        squares = lambda middle: sum(
+            float((block(part, device) - middle).square().sum(dtype=torch.float64)) for part in left.split(rows)
+        )
+        total = squares(mean)
         for book in range(self.books):
-            centroids = kmeans(left, self.units, steps, generator)
+            centroids = kmeans(left, self.units, steps, generator, device)
             self.centroids[book], self.halves[book] = centroids, centroids.square().sum(-1) / 2
-            rows, scores = ROWS.get(left.device.type, 4096), None
+            scores = centroids.new_empty(min(rows, len(left)), self.units)
             for part in left.split(rows):
-                scores = part.new_empty(len(part), self.units) if scores is None else scores
-                part -= centroids[nearest(part, centroids, self.halves[book].to(part), scores)]
-            shares.append(float(left.square().sum(dtype=torch.float64)) / max(total, 1e-30))
+                part -= centroids[nearest(block(part, device), centroids, self.halves[book].to(centroids), scores)].to(part)
+            shares.append(squares(0) / max(total, 1e-30))
             tell(book, shares[-1])
         return shares
+
+    @property
+    def _rows(self) -> int:
+        return ROWS.get(self.centroids.device.type, 4096)
+
+
+def block(part: Tensor, device: torch.device) -> Tensor:
+    """Some vectors (n, E) as they are computed with: float32, on this device."""
+    return part.to(device, torch.float32)
 
 
 def nearest(vectors: Tensor, centroids: Tensor, halves: Tensor, scores: Tensor) -> Tensor:
@@ -98,30 +120,33 @@ def nearest(vectors: Tensor, centroids: Tensor, halves: Tensor, scores: Tensor) 
     return torch.addmm(halves, vectors, centroids.t(), beta=-1, out=room).argmax(1)
 
 
-def kmeans(vectors: Tensor, units: int, steps: int, generator: torch.Generator) -> Tensor:
-    """Centroids (U, E) of vectors (N, E) after `steps` rounds of Lloyd's algorithm that starts from random ones of them.
+def kmeans(vectors: Tensor, units: int, steps: int, generator: torch.Generator, device: torch.device | None = None) -> Tensor:
+    """Centroids (U, E), float32 on `device` (default: the vectors'), of vectors (N, E) after `steps` rounds of Lloyd's algorithm
+    that starts from random ones of them.
 
-    Centroids that no vector is nearest to become the vectors that are farthest from theirs.
+    Centroids that no vector is nearest to become the vectors that are farthest from theirs. generator: on the vectors' device.
     """
-    count, device = len(vectors), vectors.device
-    centroids = vectors[torch.randperm(count, generator=generator, device=device)[:units]].clone()
-    rows = ROWS.get(device.type, 4096)
-    scores = vectors.new_empty(min(rows, count), units)
-    codes, distance = torch.empty(count, dtype=torch.int64, device=device), vectors.new_empty(count)
+    count, device = len(vectors), device or vectors.device
+    start = torch.randperm(count, generator=generator, device=vectors.device)[:units]
+    centroids, rows = block(vectors[start], device), ROWS.get(device.type, 4096)
+    scores = centroids.new_empty(min(rows, count), units)
+    distance = torch.empty(count, device=vectors.device)
     for _ in range(steps):
-        halves = centroids.square().sum(-1) / 2
+        halves, sums = centroids.square().sum(-1) / 2, torch.zeros_like(centroids)
+        sizes = torch.zeros(units, dtype=torch.int64, device=device)  # (U,)
         for first in range(0, count, rows):
-            part = vectors[first : first + rows]
-            codes[first : first + rows] = found = nearest(part, centroids, halves, scores)
+            part = block(vectors[first : first + rows], device)
+            found = nearest(part, centroids, halves, scores)
             best = scores[: len(part)].gather(1, found[:, None]).squeeze(1)
             distance[first : first + rows] = part.square().sum(1) - 2 * best  # |x - c|²
-        sizes = torch.bincount(codes, minlength=units)  # (U,)
-        centroids = torch.zeros_like(centroids).index_add_(0, codes, vectors) / sizes.clamp(min=1)[:, None]
+            sums.index_add_(0, found, part)
+            sizes += torch.bincount(found, minlength=units)
+        centroids = sums / sizes.clamp(min=1)[:, None]
         empty = (sizes == 0).nonzero().squeeze(1)
         if len(empty):
             chance = distance.clamp(min=0).double() + 1e-30
             picked = (
                 torch.multinomial(chance, len(empty), generator=generator) if count < 2**24 else chance.topk(len(empty)).indices
             )
-            centroids[empty] = vectors[picked]
+            centroids[empty] = block(vectors[picked], device)
     return centroids

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoo.nn.normalizer import Normalizer
-from zoo.sonar.folder import filled, write_folder
+from zoo.sonar.folder import filled, put, write_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import BOS, EOS, UNK, Tokenizer
 
@@ -39,9 +39,7 @@ def write_space(
     if shard is not None:
         for card in cards:
             card["checkpoint"] = card["checkpoint"].removesuffix(".safetensors")
-    path = Path(folder) / "cards" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump_all(cards, sort_keys=False))
+    put(Path(folder) / "cards" / f"{name}.yaml", lambda path: path.write_text(yaml.safe_dump_all(cards, sort_keys=False)))
 
 
 def encoder_card(net: TextEncoder, tokenizer: Tokenizer, name: str) -> dict:

@@ -10,6 +10,8 @@ from zoo.saved import save
 from zoo.sonar.adapted import CODEBOOKS
 from zoo.sonar.space import with_data
 
+MANY = 4_000_000  # more sentences than this are kept in half precision, as a store has them, and in the host's memory
+
 
 def main(words: list[str]) -> dict[str, float]:
     """Returns what is left of the vectors' variance, a share: after all codebooks, after half of them, after the first."""
@@ -25,11 +27,13 @@ def main(words: list[str]) -> dict[str, float]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given, rest = parser.parse_known_args(words)
     (space, data), out = with_data(given.space, rest, given.device), Path(given.out)
-    vectors = data.vectors(space.encoder, given.sentences).to(given.device)  # (N, E)
+    dtype = torch.float16 if given.sentences > MANY else torch.float32
+    vectors = data.vectors(space.encoder, given.sentences, dtype)  # (N, E)
+    vectors = vectors.to(given.device) if dtype == torch.float32 else vectors
     quantizer = ResidualQuantizer(space.width, given.books, given.units).to(given.device)
     print(f"codebooks: {given.books} of {given.units:,} centroids, fitted to {len(vectors):,} vectors", flush=True)
     tell = lambda book, share: print(f"  {book + 1}: {share:.2%} of the variance left", flush=True)
-    left = quantizer.fit(vectors, given.steps, given.seed, tell)
+    left = quantizer.fit(vectors, given.steps, given.seed, tell, in_place=True)
     out.mkdir(parents=True, exist_ok=True)
     save(quantizer, out / CODEBOOKS)
     print(f"codebooks: {out / CODEBOOKS}")

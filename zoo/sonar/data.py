@@ -17,6 +17,7 @@ from zoo.data.segment import Cleaned, Segmenter, Sentencex
 from zoo.data.shards import write_json
 from zoo.data.sources import Files, Hub, Source, digest
 from zoo.data.store import TokenStore, build, locked
+from zoo.data.stories import Stories
 from zoo.sonar.batches import Batches, Group, Known, Side
 from zoo.sonar.corpus import Cipher, Joined, Pairs, Pieces, Sentences, Translated
 from zoo.sonar.named import tokenizer_of
@@ -24,6 +25,7 @@ from zoo.sonar.net import TextEncoder
 from zoo.sonar.tokens import MARKERS, MODEL, Tokenizer, train_sentencepiece
 
 SAMPLE = 1_000_000  # sentences that SentencePiece is trained on, at most
+COVERAGE = 0.9999  # of the characters: with SentencePiece's 0.9995, some 3 % of sentences would hold one that cannot come back
 SPLITS = ("train", "validation", "test")
 
 
@@ -31,11 +33,14 @@ class AutoEncoding(LightningDataModule):
     """Sentences of documents, cut up, tokenized and kept in a store, in batches of equally long ones.
 
     Args:
-        source: "installed" is the prose of installed packages, "files" reads `files`, "hub" streams a data set of the hub.
+        source: "installed" is the prose of installed packages, "files" reads `files`, "hub" streams a data set of the hub, and
+            "stories" tells 20,000 from templates (zoo.data.stories).
         files: paths or globs (text, .jsonl, .jsonl.gz, .parquet); with source installed, they come on top of it. Each path or
-            glob of rows (.jsonl, .parquet) holds out documents of its own; plain texts do together.
+            glob of rows (.jsonl, .parquet) is a source, which holds out documents of its own; plain texts are one together.
         column: field of the text in hub data sets, .jsonl and .parquet. hub, hub_config: the data set. megabytes: at most so much
-            text (10⁶ bytes) of hub or installed.
+            text (10⁶ bytes) of hub or installed. share: of the documents of a data set, of the stories, and of each of the files,
+            that are held out, for validation and for test each; None: what makes about 1 MB, 0.05 of stories and 0.01 of files.
+            What is installed holds out packages, whatever the share.
         segmenter: cuts documents into sentences; None: sentencex, cleaned; a line is a paragraph.
         shortest, longest: characters of a sentence that is kept.
         cipher: whether a second language is made of the first, `zoo.sonar.corpus.Cipher`, to be translated from and to.
@@ -55,12 +60,13 @@ class AutoEncoding(LightningDataModule):
 
     def __init__(
         self,
-        source: Literal["hub", "files", "installed"] = "hub",
+        source: Literal["hub", "files", "installed", "stories"] = "hub",
         files: list[str] | None = None,
         column: str | None = None,
         hub: str = "HuggingFaceFW/fineweb-edu",
         hub_config: str | None = "sample-10BT",
         megabytes: float | None = None,
+        share: float | None = None,
         segmenter: Segmenter | None = None,
         shortest: int = 8,
         longest: int = 100,
@@ -82,10 +88,13 @@ class AutoEncoding(LightningDataModule):
         if source == "files" and not files:
             raise ValueError("data.source is files, and data.files names none: give paths or globs.")
         parts = [Installed("prose", megabytes, exclude, verify)] if source == "installed" else []
-        parts += [Hub(hub, hub_config, column or "text", megabytes=megabytes)] if source == "hub" else []
+        if source == "hub":
+            parts.append(Hub(hub, hub_config, column or "text", megabytes=megabytes, validation=share, test=share))
         rows = [pattern for pattern in files or () if pattern.removesuffix(".gz").endswith((".jsonl", ".json", ".parquet"))]
-        parts += [Files(pattern, column) for pattern in rows]  # each holds out documents of its own
-        parts += [Files(rest, column)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
+        held = {} if share is None else {"validation": share, "test": share}
+        parts += [Stories(**held)] if source == "stories" else []
+        parts += [Files(pattern, column, **held) for pattern in rows]
+        parts += [Files(rest, column, **held)] if (rest := [pattern for pattern in files or () if pattern not in rows]) else []
         corpus = parts[0] if len(parts) == 1 else Joined(parts)
         self.corpus = Sentences(corpus, segmenter or Cleaned(Sentencex()), lang, shortest, longest)
         self.aligned, self.fewest = (Pairs(pairs) if pairs else None), fewest
@@ -113,7 +122,7 @@ class AutoEncoding(LightningDataModule):
     def fingerprint(self) -> str:
         """Hex digest of sentences and tokenizer, known before anything is prepared."""
         pairs = self.aligned and self.aligned.fingerprint
-        tokenizer = self.given.fingerprint if self.given else f"{self.vocab} of {SAMPLE}"
+        tokenizer = self.given.fingerprint if self.given else f"{self.vocab} of {SAMPLE} {COVERAGE}"
         return digest("sentences", self.corpus.fingerprint, self.langs, tokenizer, pairs)
 
     @property
@@ -144,7 +153,8 @@ class AutoEncoding(LightningDataModule):
             if not (self.given or (self.folder / MODEL).exists()):
                 print(f"data: training SentencePiece on up to {SAMPLE:,} sentences of {self.description}", flush=True)
                 spare = len(self.langs) + len(MARKERS) + 1
-                Tokenizer(train_sentencepiece(self._sample(), self.vocab - spare), self.langs).save(self.folder / MODEL)
+                model = train_sentencepiece(self._sample(), self.vocab - spare, coverage=COVERAGE)
+                Tokenizer(model, self.langs).save(self.folder / MODEL)
         corpora = self._corpora()
         for name, corpus in corpora.items():
             build(corpus, self._pieces(name), self.folder / name, workers=1)
@@ -227,22 +237,48 @@ class AutoEncoding(LightningDataModule):
             first += len(texts)
         return found
 
-    @torch.inference_mode()
-    def vectors(self, encoder: TextEncoder, count: int) -> Tensor:
-        """(N, E) float32, on the CPU: an encoder's vectors of `count` training sentences at most, in the order of training, each
-        in its first language."""
-        batches, found, rows, device = self._batches("train"), [], 0, next(encoder.parameters()).device
-        for position in range(len(batches)):
-            if rows >= count:
-                break
-            found.append(encoder(batches.first(position).to(device)).float().cpu())
-            rows += len(found[-1])
-        return torch.cat(found)[:count]
+    def stored(self, split: str) -> Iterator[str]:
+        """The split's sentences in their first language as the tokenizer writes them, without reading the corpus again."""
+        side, rows = self.sides[split][0], self.rows[split]
+        for at in range(0, len(rows), 1000):
+            yield from self.tokenizer.decode(side.row(i) for i in rows[at : at + 1000])
+
+    def vectors(self, encoder: TextEncoder, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(N, E) of `dtype`, on the CPU: an encoder's vectors of `count` training sentences at most, in the order of training,
+        each in its first language."""
+        batches, rows, device = self._batches("train"), 0, next(encoder.parameters()).device
+        found = torch.empty(min(count, sum(len(group.rows) for group in self.groups["train"])), encoder.dim, dtype=dtype)
+        with torch.inference_mode():
+            for position in range(len(batches)):
+                if rows >= len(found):
+                    break
+                part = encoder(batches.first(position).to(device))[: len(found) - rows]
+                found[rows : rows + len(part)] = part  # no second copy of them all, as joining parts would take
+                rows += len(part)
+        return found[:rows]
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, str]:
+        """What Lightning puts into each checkpoint: of which sentences and tokenizer it is."""
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Raise ValueError, in a sentence, where a training run would go on in other sentences or with another tokenizer."""
+        if state["fingerprint"] != self.fingerprint and self.trainer is not None and self.trainer.state.fn == "fit":
+            raise ValueError(
+                "The checkpoint was trained on other sentences, or with another tokenizer, than these: give the files and "
+                "settings of its run, or take another run folder (--trainer.logger.init_args.version), or remove that run."
+            )
 
     # -- loaders --------------------------------------------------------------------------------------------------
     def epochs_seen(self, tokens: int) -> float:
         """How often the training text has been read after so many predicted tokens: pieces, the language and the end."""
-        return tokens / max(1, int((self.sides["train"][0].lengths[self.rows["train"]] + 2).sum()))
+        return tokens / self._pass_tokens
+
+    @cached_property
+    def _pass_tokens(self) -> int:
+        """Predicted tokens of one pass over the training text. (Asked at every step: the sum is taken once.)"""
+        return max(1, int((self.sides["train"][0].lengths[self.rows["train"]] + 2).sum()))
 
     def train_dataloader(self) -> Loader:
         batches, trainer = self._batches("train"), self.trainer

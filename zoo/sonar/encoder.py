@@ -48,7 +48,7 @@ class SpaceEncoder:
             if folder is None:
                 told.update(f"card {source} ".encode())
             elif folder.is_dir():
-                _add(told, folder)
+                _add_files(told, folder)
         return told.hexdigest()[:32]
 
     @property
@@ -65,7 +65,7 @@ class SpaceEncoder:
         return self.opened.encode(texts, lang)
 
 
-def _add(told, folder: Path) -> None:
+def _add_files(told, folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder / CONFIG} is missing: give the folder of a space.")
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and _decides(path.relative_to(folder))):
@@ -76,4 +76,4 @@ def _add(told, folder: Path) -> None:
 
 def _decides(path: Path) -> bool:
     """Whether a file of a space's folder decides vectors: neither decoder and normalizer, nor what is told about it, do."""
-    return not path.parts[0].startswith(("decoder", "normalizer", "about", "cards", "."))
+    return path.suffix != ".md" and not path.parts[0].startswith(("decoder", "normalizer", "about", "cards", "."))

@@ -69,11 +69,11 @@ def write_folder(
             if broken:
                 raise ValueError(f"{broken[0]} of the {half} holds NaN or numbers beyond {dtype}: there is nothing to save.")
             config[half] = net.config
-            _write_weights(folder, half, state, shard, json.dumps(net.config, sort_keys=True))
+            _write_weights(folder, half, state, shard)
     if normalizer is not None:
-        _replace(folder / NORMALIZER, partial(save, normalizer))
-    _replace(folder / PIECES, tokenizer.save)
-    _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
+        put(folder / NORMALIZER, partial(save, normalizer))
+    put(folder / PIECES, tokenizer.save)
+    put(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
 
 
 def open_folder(folder: str | Path, dtype: torch.dtype = torch.float32) -> Opened:
@@ -200,11 +200,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _write_weights(folder: Path, half: str, state: dict[str, Tensor], shard: int | None, config: str) -> None:
-    metadata = {"format": "pt", "zoo": config}
+def _write_weights(folder: Path, half: str, state: dict[str, Tensor], shard: int | None) -> None:
+    metadata = {"format": "pt"}  # one key: of several, safetensors draws the order, and equal weights would be unequal files
     whole, parts = folder / f"{half}.safetensors", folder / half
     if shard is None:
-        _replace(whole, lambda path: save_file(state, path, metadata))
+        put(whole, lambda path: save_file(state, path, metadata))
         groups = []
     else:
         groups, room = [], 0
@@ -216,14 +216,14 @@ def _write_weights(folder: Path, half: str, state: dict[str, Tensor], shard: int
             room -= w.nbytes
         for number, group in enumerate(groups, 1):
             name = f"model-{number:05}-of-{len(groups):05}.safetensors"
-            _replace(parts / name, lambda path, group=group: save_file(group, path, metadata))
+            put(parts / name, lambda path, group=group: save_file(group, path, metadata))
         whole.unlink(missing_ok=True)
     for old in parts.glob("*.safetensors"):
         if not old.name.endswith(f"-of-{len(groups):05}.safetensors"):
             old.unlink()
 
 
-def _replace(path: Path, write) -> None:
+def put(path: Path, write) -> None:
     """Let `write` make a file beside `path`, then put it there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -50,7 +50,7 @@ class NewLanguage(OnFrozen):
         config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         if noise < 0:
-            raise ValueError(f"noise ({noise}) is at least 0.")
+            raise ValueError(f"noise is {noise}, and a strength is not below 0: give 0 for none.")
         self.vocab, self.context, self.noise = vocab, context, noise
         if encoder is None:
             with torch.device("cpu"):  # also where the rest is only counted

@@ -37,11 +37,12 @@ def sources(space: str | os.PathLike) -> list[str]:
 
 
 def found_at(source: str) -> Path | None:
-    """Where a source lies on disk, None of a card's name. Raises FileNotFoundError, in a sentence, of a path where nothing is."""
+    """The folder or the normalizer's file that a source is, None of a card's name. Raises FileNotFoundError, in a sentence, of a
+    path where neither is."""
     place = located(source)
-    if place.exists():
+    if place.is_dir() or (place.suffix == ".safetensors" and place.is_file()):
         return place
-    if os.sep in source:
+    if place.exists() or os.sep in source:
         raise FileNotFoundError(f"{source} is no folder: give the one that holds {CONFIG}, or a card's name.")
     return None
 
@@ -54,20 +55,18 @@ def open_parts(*names: str | os.PathLike, dtype: torch.dtype = torch.float32) ->
     found = Parts()
     for source in (source for name in names for source in sources(name)):
         place = found_at(source)
-        if place is not None and place.is_dir():
-            here = open_folder(place, dtype)
-            brought = Parts(
-                here.encoder, here.decoder, here.encoder and here.tokenizer, here.decoder and here.tokenizer, here.normalizer
-            )
-        elif place is not None and place.suffix == ".safetensors":
-            brought = Parts(normalizer=opened(Normalizer, place))
-        elif place is not None:
-            raise FileNotFoundError(f"{source} is no folder: give the one that holds {CONFIG}, or a card's name.")
-        else:
+        if place is None:
             from zoo.sonar.cards import from_card
 
             net, tokens = from_card(source, dtype)
             brought = Parts(encoder=net, source=tokens) if isinstance(net, TextEncoder) else Parts(decoder=net, target=tokens)
+        elif place.is_dir():
+            here = open_folder(place, dtype)
+            brought = Parts(
+                here.encoder, here.decoder, here.encoder and here.tokenizer, here.decoder and here.tokenizer, here.normalizer
+            )
+        else:
+            brought = Parts(normalizer=opened(Normalizer, place))
         found = Parts(*(old if new is None else new for old, new in zip(found, brought)))
     return found
 

@@ -134,12 +134,14 @@ class Space:
             raise ValueError("This space has no decoder: open one as well, for instance the card text_sonar_basic_decoder.")
         if vectors.ndim != 2 or vectors.shape[1] != self.decoder.memory:
             raise ValueError(
-                f"Vectors of shape {tuple(vectors.shape)} are not (N, {self.decoder.memory}), which this decoder reads."
+                f"Vectors of shape {tuple(vectors.shape)} are not (N, {self.decoder.memory}), which this decoder reads: give "
+                "vectors of its own space, one in a row."
             )
         bad = (~vectors.isfinite().all(1)).nonzero()[:, 0]
         if len(bad):
             raise ValueError(
-                f"Vector {int(bad[0])} of {len(vectors)} holds NaN or infinite numbers: it is no point of the space."
+                f"Vector {int(bad[0])} of {len(vectors)} holds NaN or infinite numbers and is no point of the space: leave "
+                "it out, or see what made it."
             )
         prefix, weight = self.target.prefix(lang, "target"), self.decoder.unembedding
         search = partial(greedy, limit=limit) if beam == 1 else partial(beam_search, beam=beam, limit=limit)

@@ -7,6 +7,7 @@ one, and appends a `__lang__` per language and three markers of its training dat
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -105,14 +106,24 @@ class Tokenizer:
         return [self.pieces.decode(row) for row in known]
 
     def save(self, path: str | Path) -> None:
-        """Write the SentencePiece model."""
-        Path(path).write_bytes(self.model)
+        """Write the SentencePiece model, which appears whole."""
+        _write(Path(path), self.model)
 
     def save_to(self, folder: str | Path) -> None:
         """Write model and languages."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.save(Path(folder) / MODEL)
-        (Path(folder) / LANGUAGES).write_text(json.dumps(self.langs), encoding="utf-8")
+        _write(Path(folder) / LANGUAGES, json.dumps(self.langs).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Beside its place, and then there: a run that is killed leaves no half of a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def train_sentencepiece(

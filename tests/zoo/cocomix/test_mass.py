@@ -155,7 +155,7 @@ def test_the_callback_logs_what_score_says(trained):
     found = score(other, [list(b"text 1"), [97]], picked, 4.0, everywhere=False)
     assert logged["test/steering_teacher"] == pytest.approx(found.mean) != 0
     assert [logged[f"test/steering_{name}"] for name in ("concepts", "others", "prompts")] == [6, 4, 2]
-    assert len(logged) == 11
+    assert logged["test/steering_none"] == logged["test/steering_teacher_none"] == 0 and len(logged) == 13
     student, same = logged["test/steering"], found.mean
     cli(words(trained, "--seeds", "0", "--score", "activation", "--out", str(trained / "active")))
     measured(SteeringScore(**given, teacher_labels=str(trained / "active"), **sizes), trainer, module)
@@ -184,24 +184,24 @@ def test_labels_are_compared_with_labels_made_otherwise(trained):
     logged = {}
     module = SimpleNamespace(device=torch.device("cpu"), log=lambda name, value: logged.update({name: value}))
     given = {"teacher": str(trained / "net"), "sae": str(trained / "sae"), "layer": 2, "labels": 2}
-    callback = LabelAgreement(**given, windows=3, exact_windows=2)
+    callback = LabelAgreement(**given, windows=4, exact_windows=2)
     measured(callback, SimpleNamespace(datamodule=data), module)
     net, sae = from_pretrained(trained / "net"), SparseAutoencoder.load(trained / "sae")
     count = data.windows("test")
-    starts = [0, count // 3 * 16, 2 * count // 3 * 16]
+    starts = [k * count // 4 * 16 for k in range(4)]
     tokens = torch.from_numpy(data.stores["test"].windows(np.array(starts), 17).astype(np.int64))
     plain = ConceptExtractor(net, sae, 2, 2)
-    labels, wanted = plain(tokens), {}
-    for name, other in {
-        "exact": plain.exact(tokens[:2]),
-        "activation": ConceptExtractor(net, sae, 2, 2, "activation")(tokens),
-    }.items():
-        pairs = [
-            (set(a) - {-1}, set(b)) for a, b in zip(labels[: len(other)].flatten(0, 1).tolist(), other.flatten(0, 1).tolist())
-        ]
-        wanted[name] = 100 * sum(len(a & b) for a, b in pairs) / sum(len(a) for a, b in pairs)
-    assert logged["test/agreement_exact"] == pytest.approx(wanted["exact"]) != 100
-    assert logged["test/agreement_activation"] == pytest.approx(wanted["activation"]) != wanted["exact"]
+    labels, active = plain(tokens), ConceptExtractor(net, sae, 2, 2, "activation")(tokens)
+    few, exact = [0, 2], plain.exact(tokens[[0, 2]])
+    compared = {
+        "agreement_exact": (labels[few], exact), "agreement_activation": (labels, active),
+        "exact_window": (exact, labels[few]), "exact_activation": (exact, active[few]),
+    }  # fmt: skip
+    for name, (ours, theirs) in compared.items():
+        pairs = [(set(a) - {-1}, set(b)) for a, b in zip(ours.flatten(0, 1).tolist(), theirs.flatten(0, 1).tolist())]
+        wanted = 100 * sum(len(a & b) for a, b in pairs) / sum(len(a) for a, b in pairs)
+        assert logged[f"test/{name}"] == pytest.approx(wanted) != 100
+    assert logged["test/exact_activation"] != logged["test/agreement_activation"]
     assert 0 < logged["test/agreement_all"] < 100 and 50 < logged["test/agreement_bf16"] <= 100
     assert logged["test/labelled"] == pytest.approx(100 * float((labels >= 0).any(-1).float().mean()))
     assert overlap(labels, labels) == 1 and overlap(labels, torch.full_like(labels, -1)) == 0
@@ -259,9 +259,14 @@ def test_the_verb_prints_both_nets_and_scores_them(trained, capsys):
     found = cli([*base, *pair, "--score", "--cards", str(trained / "out"), "--concepts", "5", "--others", "3", "--least", "2"])
     told = capsys.readouterr().out
     assert "CoCoMix: " in told and "teacher: " in told and "over 5 concepts, 1 prompts each" in told
-    assert set(found) == {"steering", "steering_interval", "steering_teacher", "steering_teacher_interval"}
+    assert set(found) == {"steering", "steering_interval", "steering_teacher_same", "steering_teacher_same_interval"}
     cli([*base, "--concept", "3", "--cards", str(trained / "out")])
     assert capsys.readouterr().out.startswith("concept 3: ")
+    few = ["--score", "--cards", str(trained / "out"), "--concepts", "5", "--others", "3", "--least", "2"]
+    both = cli([*base, *pair, *few, "--teacher_cards", str(trained / "out")])
+    assert found.items() < both.items() and both["steering_teacher"] == both["steering_teacher_same"]
+    with pytest.raises(SystemExit, match="labels of layer 2, not 1: give --sae and --layer"):
+        cli([*base, *pair[:-1], "1", *few])
 
 
 def test_wrong_words_get_one_sentence(trained):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.data.crawl import CommonCrawlSentences
-from zoo.data.duplicates import Distinct, Duplicates, grams, signature
+from zoo.data.duplicates import Distinct, Duplicates, grams, near, signature
 from zoo.data.sources import Files
 
 WORDS = [f"w{i}" for i in range(2000)]
@@ -96,3 +96,13 @@ def test_data_of_any_source_can_leave_repetitions_out(tmp_path):
     assert len(list(data.documents())) == 8 and len(list(CommonCrawlSentences(**given).documents())) == 20
     archives = {"source": "warc", "files": ["a"]}
     assert [CommonCrawlSentences(**archives, similar=each).corpus.similar for each in (None, 0.5)] == [0.8, 0.5]
+
+
+def test_near_duplicates_among_other_texts_are_those_of_exact_similarity():
+    texts = [text(seed, 30) for seed in range(40)] + ["Three words only."]
+    others = [changed(each, seed % 4, seed) for seed, each in enumerate(texts[:30])] + [text(99, 30), "three  WORDS only"]
+    for similar in (0.3, 0.8):
+        wanted = [max(exact(each, other) for other in others[:-1]) >= similar for each in texts[:40]]
+        found = near(texts, iter(others), similar).tolist()
+        assert found == [*wanted, True] and 5 < sum(wanted) < 40
+    assert near([], others).tolist() == [] and not near(texts, []).any()

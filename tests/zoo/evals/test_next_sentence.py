@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,19 +125,25 @@ def test_it_is_a_naive_loop_over_sentences(scored, data, folders):
     where, texts = sentences(store)
     assert found["scored"] == found["decoded"] == len(where) and any(store.texts(c)[-1] == store.end for c in range(len(store)))
     space, scorer, judge = scored.space, CausalScorer(folders["scorer"]), Judge.opened(folders["judge"])
-    far, back, pooled, nats, tokens, seen = [], [], [[], []], 0.0, 0, {}
+    every = [torch.from_numpy(store.chunks(np.array([c]))[0][0, : len(each)]) for c, each in enumerate(texts)]
+    centre = torch.cat(every).mean(0)  # of all sentences, less the ends of documents
+    far, back, moved, constant, pooled, nats, tokens, seen = [], [], [], [], [[], []], 0.0, 0, {}
     for c, n in where:
         said, true = said_of(net, store, c, 3)
         far.append((said[n] - true[n]).norm().item())
         text = space.decode(said[n][None], "eng_Latn", 1)
         again = space.encode(text, "eng_Latn")[0]
         back.append((again - true[n]).norm().item())
+        moved.append((again - said[n]).norm().item())
+        constant.append((centre - true[n]).norm().item())
         for part, what in zip(pooled, (said, true)):
             part.append(F.cosine_similarity(what[n][None], true[:n]).max().item())
         total, count = scorer.information([texts[c][:n]], [text])
         nats, tokens = nats + total.item(), tokens + count.item()
         seen.setdefault(c, [true[0]]).append(again)
     mean = lambda values: sum(values) / len(values)
+    assert found["moved"] == pytest.approx(mean(moved), rel=1e-5) and found["truth_moved"] == 0
+    assert found["mean_l2"] == pytest.approx(mean(constant), rel=1e-5)
     coherent = judge.probability([torch.stack(each) for each in seen.values() if len(each) >= 3]).mean().item()
     wanted = {"l2": mean(far), "l2_roundtrip": mean(back), "gap": mean(back) - mean(far), "mi": nats / tokens}
     wanted |= {"coherence": coherent, "par_pooled": sum(pooled[0]) / sum(pooled[1])}

@@ -3,24 +3,30 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.two_processes import results, work
 from tests.zoo.lcm.arms import ARMS, arm, batch, fixed, parts
+from zoo.lcm.batch import shared
 
 torch.set_num_threads(1)
-CASES = [(name, way) for name in ARMS for way in ("ddp", "fsdp")]
+KINDS = {name: {} for name in ARMS} | {"two weighted": {"snr": [0.0, 5.0]}}
+CASES = [(name, way) for name in KINDS for way in ("ddp", "fsdp")]
 STAGES = {"discrete": 3, "continuous": 3}
+LENGTHS = [5, 5, 4, 5, 1, 2, 3, 1]  # 19 sentences in the first half and 7 in the second
 
 
 def net_of(name, folder):
-    return arm(name, folder).double().train()
+    return arm(name.split()[0], folder, **KINDS[name]).double().train()
 
 
 def share(name, rank, world):
-    """This rank's half of eight documents, with their steps and noise."""
+    """This rank's half of eight documents of unequal lengths, with their steps and noise."""
     given = fixed(batch(rows=8), stages=STAGES.get(name, 100))
+    behind = torch.arange(5) >= torch.tensor(LENGTHS)[:, None]
+    given |= {"role": given["role"].masked_fill(behind, 0), "vec": given["vec"].masked_fill(behind[..., None], 0)}
     given = {key: value.double() if value.is_floating_point() else value for key, value in given.items()}
     return {key: value[rank * 8 // world : (rank + 1) * 8 // world] for key, value in given.items()}
 
@@ -48,6 +54,19 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
         model(share(name, 0, 1))["loss"].backward()
         for key, parameter in model.named_parameters():
             torch.testing.assert_close(gradients[key], parameter.grad, atol=1e-9, rtol=1e-7, msg=f"{name} {way} {key}")
+
+
+def test_others_are_asked_for_gradients_of_real_documents_alone(monkeypatch):
+    def asked(tensor):
+        raise RuntimeError("asked")
+
+    for word, answer in (("is_initialized", lambda: True), ("get_world_size", lambda: 2), ("all_reduce", asked)):
+        monkeypatch.setattr(torch.distributed, word, answer)
+    with torch.no_grad():
+        assert shared(torch.tensor(3))[0] == 3
+    assert shared(torch.tensor(3, device="meta"))[0].is_meta
+    with pytest.raises(RuntimeError, match="asked"):
+        shared(torch.tensor(3))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import lightning as L
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from zoo.lcm import speed
-from zoo.lcm.cost import LARGE, OURS, RELEASED, SMALL, ConceptModel, TokenModel
+from zoo.lcm.cost import LARGE, OURS, RELEASED, SMALL, ConceptModel, TokenModel, TwoTowerShape
 from zoo.lcm.exact import FAR_TOP, NEAR_TOP, InferenceCost, ScheduleDensity, between
 from zoo.lcm.speed import SecondsPerSentence
 from zoo.lcm.testbed import CodebookChains, Known
+from zoo.lcm.two_tower import TwoTower
 from zoo.module import LanguageModel
 from zoo.nn.diffusion import Sampler, Schedule
 
@@ -97,6 +99,7 @@ class Slow(nn.Module):
         self.clock.now += 0.01 * vectors.shape[1]
 
     def next_vector(self, memory, noise):
+        assert self._is_packed  # as where one writes
         self.samplers.add(self.sampler)
         self.clock.now += 1 + 0.1 * memory.read
         return torch.zeros_like(noise)
@@ -118,11 +121,41 @@ def test_seconds_per_sentence(sampler, monkeypatch):
     assert module.measured["crowd"] is None or module.measured["crowd"] >= 0
 
 
+def test_the_papers_shapes_are_measured_on_any_device(monkeypatch, capsys):
+    monkeypatch.setitem(speed.SHAPES, "7b", TwoTowerShape(16, 24, 1, 2, width=8))
+    monkeypatch.setattr(speed, "HEAD", 8)
+    speed.main(["7b", "--device", "cpu", "--contexts", "4", "20", "--repeats", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("    20 sentences: ") and lines[1].endswith(" s to read")
+    assert torch.get_default_dtype() == torch.float32
+    net = TwoTower(8, 20, 16, 1, 2, 2, 24, dropout=0.0)
+    grown = 2 * 2 * 16 * 4 * (1 + 2) * 10  # keys and values, twice, of 10 more sentences in the layers of both towers
+    assert speed.held(net, 1, 32) - speed.held(net, 1, 22) == grown and speed.held(net, 1, 1) > 4 * 16 * 24
+    monkeypatch.setattr(speed, "free", lambda device: 1000)
+    for shape in speed.SHAPES:  # the 1.6B too: nothing is allocated
+        with pytest.raises(SystemExit, match=r"take [\d,]+ bytes, and cpu has 1,000 free"):
+            speed.main([shape, "--device", "cpu"])
+
+
 def test_seconds_are_of_one_process():
     with pytest.raises(ValueError, match=r"--trainer\.devices=1"):
         SecondsPerSentence().on_test_epoch_end(SimpleNamespace(world_size=2), SimpleNamespace())
     with pytest.raises(ValueError, match="at least 1"):
         SecondsPerSentence(contexts=(0, 8))
+
+
+def test_too_little_memory_is_said_before_the_net_is_made(monkeypatch):
+    data = CodebookChains(held_out=4, context=4, batch=4)
+    net = partial(TwoTower, dim=16, layers=1, denoiser_layers=1, heads=2, hidden=24)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(accelerator="cpu", callbacks=[SecondsPerSentence((2,), repeats=1)], precision="bf16-true", **quiet)
+    trainer.test(LanguageModel(data.vocab, data.context, net), datamodule=data, verbose=False)
+    assert trainer.callback_metrics["test/sentence_seconds@2"] > 0
+    monkeypatch.setattr(speed, "free", lambda device: 1000)
+    module = LanguageModel(data.vocab, data.context, net)
+    with pytest.raises(ValueError, match="cpu has 1,000 free"):
+        trainer.test(module, datamodule=data, verbose=False)
+    assert module.net is None
 
 
 def test_callbacks_log_at_test():

@@ -11,8 +11,10 @@ from torch import nn
 from benchmarks import released_lcm
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, batch, fixed, parts
 from zoo.lcm import Base, OneTower, TwoTower
+from zoo.lcm.base import FRAGILITY
 from zoo.lcm.batch import drawn
 from zoo.nn.diffusion import Sampler
+from zoo.nn.fragility import FragilityModel
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.pretrained import Saved, from_pretrained, save_pretrained
 from zoo.saved import save
@@ -76,6 +78,20 @@ class TestEveryNet:
             assert_near(net.next_vector(alone, noise[row : row + 1])[0], first[row])
             net.read(first[row : row + 1, None], alone)
             assert_near(net.next_vector(alone, noise[row : row + 1])[0], second[place])
+
+    def test_making_a_vector_never_waits_for_the_device(self, name, folder, monkeypatch):
+        net, given = arm(name, folder), batch()
+        memory, noise = net.memory(3, 6), torch.randn(3, WIDTH)
+        net.read(given["vec"], memory, [5, 3, 4])
+
+        def refused(*_):
+            raise AssertionError("a number was fetched")
+
+        with monkeypatch.context() as patched:
+            for word in ("item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+                patched.setattr(torch.Tensor, word, refused)
+            said = net.next_vector(memory, noise)
+        assert said.shape == (3, WIDTH)
 
     def test_what_a_chunk_is_scored_with_does_not_depend_on_its_company(self, name, folder):
         net, given = arm(name, folder), batch()
@@ -317,12 +333,30 @@ class TestDiffusion:
         net = arm(name, folder, snr=[0.001, 5.0])
         x0 = net.normalizer.normalize(given["vec"])
         draw = net.diffusion.draw(given)
-        said = x0 + 1.0  # off by as much everywhere
+        off = torch.arange(15.0).view(3, 5)
         weights = net.diffusion.schedule.clamped_snr(draw.t, 0.001, 5.0)
-        assert_near(net.diffusion.scored(said, x0, draw, given)["loss"], (weights * WIDTH).mean())
+        expected = (weights / weights.mean() * off.square() * WIDTH).mean()
+        said = x0 + off[..., None]
+        assert_near(net.diffusion.scored(said, x0, draw, given)["loss"], expected, 1e-2)
         assert weights.max() / weights.min() > 10
         given["weight"] = torch.zeros(3, 5)
         assert net.diffusion.scored(said, x0, draw, given)["loss"] == 0
+
+    def test_fragile_sentences_weigh_less(self, name, folder, tmp_path):
+        given, model = fixed(batch()), FragilityModel(WIDTH, 8)
+        save(model, tmp_path / FRAGILITY)
+        plain, papers, halves = (
+            arm(name, folder, fragility=str(tmp_path), fragility_numbers=numbers) if numbers != [] else arm(name, folder)
+            for numbers in ([], None, [0.0, 0.0])
+        )
+        x0, draw = plain.normalizer.normalize(given["vec"]), plain.diffusion.draw(given)
+        said = x0 + torch.arange(15.0).view(3, 5, 1)
+        loss, weighed, half = (net.diffusion.scored(said, x0, draw, given)["loss"] for net in (plain, papers, halves))
+        weights = torch.sigmoid(-4 * model(x0).clamp(0, 1) + 3.5)
+        assert_near(weighed, (weights * (said - x0).square().sum(-1)).mean(), 1e-2)
+        assert_near(half, loss / 2, 1e-4)
+        with pytest.raises(ValueError, match="a and b"):
+            arm(name, folder, fragility_numbers=[1.0])
 
     def test_rows_are_dropped_as_asked(self, name, folder):
         torch.manual_seed(0)

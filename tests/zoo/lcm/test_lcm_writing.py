@@ -1,6 +1,7 @@
 """Going on from prompts, stop rules, drafts and their edits, and the two verbs."""
 
 import hashlib
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, parts
 from zoo.__main__ import main
 from zoo.lcm import Base
-from zoo.lcm.generate import chosen
+from zoo.lcm.generate import chosen, longest, opened
+from zoo.lcm.quant import Chosen
 from zoo.lcm.writing import END, Draft, Stop, continued
 from zoo.nn.diffusion import Sampler
 from zoo.pretrained import save_pretrained
@@ -83,6 +85,18 @@ def test_documents_side_by_side_are_those_written_alone(name, folder):
     for a, b in zip(together, alone):
         for one, other in zip(a, b):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_each_document_goes_on_to_the_last_position(name, folder):
+    net = arm(name, folder, positions=10)
+    generator = torch.Generator().manual_seed(3)
+    prompts, stop = [torch.randn(n, WIDTH, generator=generator) for n in (3, 9, 8)], Stop(similar=2, repeated=2, limit=5)
+    together = told(net, prompts, stop, seeds=[5, 6, 7])
+    assert [len(each) for each in together] == [5, 1, 2]
+    for prompt, seed, found in zip(prompts, (5, 6, 7), together):
+        alone = told(net, [prompt], stop, seed=seed)[0]
+        torch.testing.assert_close(torch.stack(found), torch.stack(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_some_are_over_before_others(folder):
@@ -196,6 +210,7 @@ def home(tmp_path_factory):
     }
     write_space(home / "space", TextEncoder(**sizes), TextDecoder(**sizes), tokenizer, "calm", dtype=torch.float32)
     save_pretrained(Base(8, CONTEXT, 16, 1, 2), home / "net")
+    save_pretrained(Base(8, CONTEXT, 16, 1, 2, positions=CONTEXT), home / "short")
     return home
 
 
@@ -203,6 +218,7 @@ def home(tmp_path_factory):
 def test_the_verbs_write_and_edit(home, capsys, monkeypatch, tmp_path):
     words = [str(home / "net"), "--space", str(home / "space"), "--sentences", "2", "--beam", "1", "--device", "cpu"]
     words += ["--similar", "2", "--repeated", "2"]
+    short = [str(home / "short"), *words[1:]]
     main(["generate", *words, "--prompt", "The sea was calm. A ship sailed to the old town."])
     alone = capsys.readouterr().out
     assert alone.startswith("The sea was calm. A ship sailed to the old town. |")
@@ -218,9 +234,42 @@ def test_the_verbs_write_and_edit(home, capsys, monkeypatch, tmp_path):
     for wrong, sentence in [
         (["generate", *words], "give --prompt TEXT"),
         (["generate", *words, "--prompt", "…"], "no sentence in prompt 1"),
+        (["generate", *short, "--prompt", "The sea. " * 8], "reads 7 sentences, and prompt 1 has 8: give the last 7"),
         (["edit", *words, "--prompt", "The sea.", "--delete", "0"], "counted from 1"),
-        (["edit", *words, "--prompt", "The sea.", "--delete", "2"], "There is no sentence 1"),
+        (["edit", *words, "--prompt", "The sea.", "--delete", "2"], "from 1, here to 1: 2 is none"),
+        (["edit", *words, "--prompt", "The sea.", "--insert", "3", "A man."], "from 1, here to 2: 3 is none"),
+        (["edit", *short, "--prompt", "The sea. " * 8, "--delete", "1"], "and the text has 8"),
         (["edit", *words, "--delete", "1"], "one text"),
     ]:
         with pytest.raises(SystemExit, match=sentence):
             main(wrong)
+        assert capsys.readouterr().out == ""
+    main(["generate", *short, "--prompt", "The sea. " * 7, "--sentences", "5"])  # as far as there are positions
+    assert capsys.readouterr().out.startswith("The sea. " * 7 + "| ")
+
+
+@pytest.mark.filterwarnings("ignore:.*reached the limit of tokens")
+def test_true_sentences_beside_predicted_ones(home, capsys):
+    words = ["generate", str(home / "net"), "--space", str(home / "space"), "--beam", "1", "--device", "cpu", "--beside"]
+    main([*words, "--prompt", "The sea was calm. A ship sailed to the old town. A man was in the town."])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["The sea was calm.", "A ship sailed to the old town."] and lines[3] == "A man was in the town."
+    main([*words, "--prompt", "The sea was calm. A ship sailed to the old town. Rain."])
+    again = capsys.readouterr().out.splitlines()
+    assert again[2] == lines[2] != lines[4] == again[4] and lines[2].startswith("  → ")  # of the sentences before alone
+
+
+def test_documents_are_written_with_the_papers_settings(home, folder):
+    save_pretrained(arm("continuous", folder), home / "quant")
+    given = SimpleNamespace(
+        folder=home / "quant", space=[str(home / "space")], device="cpu", dtype="float32", sampler=["top_k=2"]
+    )
+    assert opened(given)[0].sampler == Chosen(1.5, 0.005, 2)
+    given.beside = True
+    assert opened(given)[0].sampler == Chosen(3.0, 0.0, 2)
+
+
+def test_prompts_are_cut_as_the_spaces_sentences_are(tmp_path):
+    assert longest([str(tmp_path), "a_card"]) == 200
+    (tmp_path / "about.json").write_text(json.dumps({"longest": 77}))
+    assert longest([f"a_card+{tmp_path}"]) == 77

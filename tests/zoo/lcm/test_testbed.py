@@ -155,6 +155,7 @@ def test_nets_that_know_the_chain_score_what_is_best(sampled, chain):
     assert found["l2_ratio"] == pytest.approx(2 if sampled else 1, rel=0.03)
     assert found["l2_optimum"] == pytest.approx(best["mean_l2_squared"], rel=0.01)
     assert found["mse"] == pytest.approx(found["l2_squared"], rel=1e-4)  # the net's own loss counts the same sentences
+    assert found["moved"] == pytest.approx(0, abs=1e-6) if sampled else found["moved"] > 0.3
     assert 0.5 < found["contrastive"] < 1 and found["par_pooled"] == pytest.approx(1, abs=0.2)
     if chain.get("hubs"):
         assert found["allowed"] == (100 if sampled else 0) and found["hub"] == (0 if sampled else 100)

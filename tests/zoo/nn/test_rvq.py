@@ -75,6 +75,16 @@ def error_of(vectors, centroids):
     return torch.cdist(vectors, centroids).amin(1).square().mean().item()
 
 
+def test_vectors_in_half_precision_are_used_up_and_give_nearly_the_same(fitted, vectors):
+    (_, shares), before, again = fitted, vectors.clone(), ResidualQuantizer(6, 4, 16)
+    assert again.fit(vectors, steps=8, in_place=False) == shares and vectors.equal(before)
+    half, other = vectors.half(), ResidualQuantizer(6, 4, 16)
+    left = other.fit(half, steps=8, in_place=True)
+    assert left == pytest.approx(shares, rel=0.1) and half.dtype == torch.float16 and other.centroids.dtype == torch.float32
+    total = (before - before.mean(0)).square().sum()
+    assert half.float().square().sum() / total == pytest.approx(left[-1], rel=1e-3)  # what is left lies where the vectors were
+
+
 def test_what_cannot_be_is_refused(fitted, vectors):
     made, _ = fitted
     with pytest.raises(ValueError, match="too few for 16 units"):

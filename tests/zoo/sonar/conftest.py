@@ -98,10 +98,13 @@ def sonar(tiny, folder) -> dict:
     for name in ("sonar", "fairseq2", "soundfile"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-    script = Path(__file__).with_name("sonar_oracle.py")
+    script, root = Path(__file__).with_name("sonar_oracle.py"), Path(__file__).resolve().parents[3]
     vectors = torch.randn(6, 32, generator=torch.Generator().manual_seed(1))
-    torch.save({"texts": tiny.texts, "vectors": vectors, "name": NAME, "half": HALF, "langs": LANGS}, folder / "asked.pt")
-    root = Path(__file__).resolve().parents[3]
+    asked = {"texts": tiny.texts, "vectors": vectors, "name": NAME, "half": HALF, "langs": LANGS, "shipped": ""}
+    for card in (root / "zoo/sonar/small/cards").glob("*.yaml"):  # of the space of this repository, once it is there
+        asked["shipped"] = card.stem
+        (folder / "cards" / card.name).write_text(card.read_text().replace("../", f"{root}/zoo/sonar/small/"))
+    torch.save(asked, folder / "asked.pt")
     env = {**os.environ, "FAIRSEQ2_USER_ASSET_DIR": str(folder / "cards"), "FAIRSEQ2_CACHE_DIR": str(folder / "cache")}
     env |= {"FAIRSEQ2_NO_PROGRESS": "1", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, env=env, timeout=900)

@@ -20,6 +20,14 @@ from zoo.sonar.cards import from_card
 from zoo.sonar.space import Space
 from zoo.sonar.speech import RATE, Speech
 
+RELEASED = (
+    "text_sonar_basic_encoder",
+    "text_sonar_basic_decoder",
+    "text_sonar_finetuned_decoder",
+    "sonar_speech_encoder_eng",
+)
+TEXTS = ["The sea was calm.", "A ship sailed slowly to its old town."]
+
 
 def decoded(model, vectors: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     memory = vectors[:, None]
@@ -86,6 +94,21 @@ def at_random(folder: Path) -> dict:
     return found
 
 
+def released() -> dict[str, str]:
+    """Model family of each released card that recipes and specs name, from the installed package alone: nothing is fetched."""
+    from fairseq2.assets import AssetStore
+    from fairseq2.runtime.dependency import get_dependency_resolver
+
+    cards = get_dependency_resolver().resolve(AssetStore)
+    return {name: cards.retrieve_card(name).field("model_family").as_(str) for name in RELEASED}
+
+
+@torch.inference_mode()
+def shipped(name: str) -> torch.Tensor:
+    """Vectors of the space of this repository, by its card."""
+    return TextToEmbeddingModelPipeline(f"{name}_encoder", f"{name}_encoder").predict(TEXTS, source_lang="eng_Latn")
+
+
 def refused(folder: Path) -> dict:
     """What our side says about cards that cannot be opened."""
     card = (folder / "cards" / "tiny_zoo.yaml").read_text().split("---")[0]
@@ -130,4 +153,5 @@ if __name__ == "__main__":
     asked = torch.load(folder / "asked.pt", weights_only=True)
     refusals = refused(folder)
     answers = {"named": by_name(asked, folder), "random": at_random(folder), "speech": spoken(), "refused": refusals}
+    answers |= {"released": released(), "shipped": shipped(asked["shipped"]) if asked["shipped"] else None, "texts": TEXTS}
     torch.save(answers, folder / "answers.pt")

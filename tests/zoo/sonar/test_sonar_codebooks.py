@@ -1,12 +1,14 @@
 """Codebooks of a space, a decoder that is trained on with them, and what is left of sentences with more and more of them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from zoo.__main__ import main as own
 from zoo.cli import main
+from zoo.data.sources import Files
 from zoo.evals.quantized import QuantizedScores
 from zoo.nn.rvq import ResidualQuantizer
 from zoo.pretrained import from_pretrained
@@ -52,6 +54,14 @@ def test_a_decoder_is_trained_on_with_them_and_measured(home):
     left = [found[f"variance_left_{part}of8"] for part in range(1, 9)]
     assert left == sorted(left, reverse=True) and [found[f"codebooks_{part}of8"] for part in (1, 4, 8)] == [1, 4, 8]
     assert all(0 <= found[f"quantized_{part}of8"] <= 100 for part in range(1, 9)) and "unquantized" in found
+    (home / "other.md").write_text("A ship sailed. The sea was calm.")
+    logged, other = {}, {"other": Files(f"{home}/other.md", validation=0.0, test=0.0)}
+    module = SimpleNamespace(net=net, log_dict=logged.update)
+    for longest, corpora in ((100, other), (1, other)):  # of another text every sentence counts, whatever its length
+        QuantizedScores(str(home / "books"), longest=longest, corpora=corpora).on_test_epoch_end(cli.trainer, module)
+        space = Space(net.encoder, net.decoder, data.tokenizer)
+        wanted = QuantizedScores(str(home / "books")).measured(space, ["A ship sailed.", "The sea was calm."])
+        assert logged == {f"test/{name}": value for name, value in wanted.items()}
     pretrained = Path(cli.trainer.log_dir) / "pretrained"
     (home / "books").rename(home / "elsewhere")
     try:  # a net that writes needs no codebooks; one that learns says which are missing

@@ -1,6 +1,7 @@
 """Sentences for auto-encoding: what is kept, what a batch holds, and an order that is a pure function of the position."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,8 @@ def test_vectors_are_of_the_first_language_without_padding(two):
             expected.append(encoder(torch.tensor([line]))[0])
     assert found.shape == (50, 16)
     torch.testing.assert_close(found, torch.stack(expected[:50]), atol=1e-5, rtol=1e-5)
+    whole, half = two.vectors(encoder, 10**9), two.vectors(encoder, 50, torch.float16)
+    assert len(whole) == len(expected) and half.equal(found.half()) and not half.is_inference()
 
 
 def test_a_pass_is_one_epoch(data):
@@ -152,6 +155,43 @@ def test_each_file_of_rows_holds_out_documents_of_its_own(tmp_path):
         assert all(text.startswith(first) for first, texts in zip(("Sea", "Town"), apart.values()) for text in texts)
         assert all(len(texts) >= 6 for texts in apart.values())
         assert data.sentences(split) == [text for texts in apart.values() for text in texts]
+
+
+def test_a_share_is_held_out_of_each_file(tmp_path):
+    draw = np.random.default_rng(4)
+    for name in ("sea.jsonl", "town.jsonl", "plain.txt"):
+        lines = [json.dumps({"text": f"{' '.join(draw.choice(WORDS, 9))} {number}"}) for number in range(400)]
+        (tmp_path / name).write_text("\n".join(lines))
+    files = [f"{tmp_path}/{name}" for name in ("sea.jsonl", "plain.txt", "town.jsonl")]
+    held = [(each.validation, each.test) for each in AutoEncoding("files", files, share=0.1).corpus.corpus.sources]
+    assert held == [(0.1, 0.1)] * 3
+    sea = AutoEncoding("files", files[:1], share=0.1).corpus.corpus
+    assert 20 < sum(document.split == "test" for document in sea.documents()) < 60
+    assert AutoEncoding("files", files[:1]).corpus.corpus.test == 0.01
+
+
+def test_a_checkpoint_goes_on_in_its_own_sentences_only(data, text, tmp_path):
+    other = AutoEncoding("files", [f"{text}/0*.txt"], vocab_size=80, root=str(tmp_path))
+    state = data.state_dict()
+    other.load_state_dict(state)  # nothing is trained
+    for kind, stops in (("test", False), ("fit", True)):
+        data.trainer = other.trainer = SimpleNamespace(state=SimpleNamespace(fn=kind))
+        try:
+            data.load_state_dict(state)
+            if stops:
+                with pytest.raises(ValueError, match=r"trained on other sentences.*another run folder"):
+                    other.load_state_dict(state)
+            else:
+                other.load_state_dict(state)
+        finally:
+            data.trainer = None
+
+
+def test_stories_are_sentences_too_and_sentences_are_read_from_the_store(data, tmp_path):
+    told = AutoEncoding("stories", vocab_size=300, share=0.2).corpus
+    assert told.corpus.test == 0.2 and told.corpus.description == "20,000 stories told from templates"
+    said = list(data.stored("test"))
+    assert len(said) == len(data.rows["test"]) and said == [" ".join(text.split()) for text in data.sentences("test")]
 
 
 def test_bytes_of_a_sentence_are_its_text(data):

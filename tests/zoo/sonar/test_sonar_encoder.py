@@ -46,6 +46,7 @@ def test_its_fingerprint_is_of_what_decides_a_vector(home, tmp_path):
     assert fingerprint(tmp_path / "copy") == fingerprint(home / "space") != fingerprint(home / "space", dtype="bfloat16")
     (tmp_path / "copy" / "decoder.safetensors").write_bytes(b"")
     (tmp_path / "copy" / "about.json").write_text("{}")
+    (tmp_path / "copy" / "LOG.md").write_text("what helped")
     assert fingerprint(tmp_path / "copy") == fingerprint(home / "space")
     weights = tmp_path / "copy" / "encoder.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")

@@ -1,17 +1,17 @@
 """The recipes of sentence spaces: they resolve and build, and one is trained, tested and opened again."""
 
-import json
-import random
+import shutil
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.__main__ import main as own
+from tests.zoo.sonar.tiny_space import settings, trained
 from zoo.cli import main
 from zoo.meter import training_flops
-from zoo.nn.normalizer import Normalizer
 from zoo.pretrained import from_pretrained
 from zoo.sonar import AutoEncoder, Space
 
@@ -39,26 +39,6 @@ def test_recipe_resolves_builds_and_trains_on_meta(recipe, capsys):
     assert config["trainer"]["check_val_every_n_epoch"] is None and config["trainer"]["max_steps"] > 0
 
 
-def trained(tmp_path):
-    """The run of a small space on made-up sentences, and the words of its data."""
-    words = "the sea was calm and a ship sailed slowly to its old town".split()
-    draw = random.Random(0)
-    for i in range(20):
-        lines = [" ".join(draw.choices(words, k=draw.randrange(3, 9))).capitalize() + "." for _ in range(20)]
-        (tmp_path / f"{i}.txt").write_text("\n".join(lines))
-    small = {"dim": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "hidden": 64}
-    arguments = [f"--model.init_args.net.init_args.{name}={value}" for name, value in small.items()]
-    arguments += [
-        "--data.init_args.source=files",
-        f"--data.init_args.files=['{tmp_path}/*.txt']",
-        "--data.init_args.vocab_size=56",
-    ]
-    arguments += [f"--data.init_args.root={tmp_path}/data", "--trainer.max_steps=6", "--trainer.val_check_interval=6"]
-    arguments += [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.precision=32", "--data.init_args.tokens=128"]
-    words = ["-c", str(ROOT / "recipes/sonar/small.yaml"), *arguments]
-    return main(["fit", *words]), words
-
-
 def test_a_small_space_is_trained_tested_and_opened_again(tmp_path):
     cli, _ = trained(tmp_path)
     assert cli.trainer.global_step == 6
@@ -76,24 +56,56 @@ def test_a_small_space_is_trained_tested_and_opened_again(tmp_path):
     assert Space(net.encoder, None, cli.datamodule.tokenizer).fingerprint != space.fingerprint
 
 
-def test_a_run_becomes_a_space_with_normalizer_and_cards(tmp_path, capsys):
-    cli, words = trained(tmp_path)
-    run = Path(cli.trainer.log_dir) / "pretrained"
-    found = own(["prepare", "space", "--run", str(run), "--out", str(tmp_path / "space"), "--sentences", "120", *words])
-    space, data = Space.opened(tmp_path / "space"), cli.datamodule
-    texts = data.sentences("test")
-    assert space.encode(texts).sub(Space.opened(run).encode(texts)).abs().max() < 0.02  # half precision
-    batches, rows = data.train_dataloader().batches, []
-    for k in range(len(batches)):
-        rows.append(cli.model.net.eval().encoder(batches[k]["source"]))
-    wanted = Normalizer.fitted(torch.cat(rows)[:120].detach())
-    torch.testing.assert_close(space.normalizer.center, wanted.center)
-    given = ["--run", str(run), "--out", str(tmp_path / "as-released"), "--sentences", "120", "--normalizer", "released"]
-    own(["prepare", "space", *given, "--scored", "2", *words])
-    released = Space.opened(tmp_path / "as-released").normalizer
-    torch.testing.assert_close(released.scale, Normalizer.fitted(torch.cat(rows)[:120].detach(), 0.25, 0.75).scale)
-    told = json.loads((tmp_path / "space" / "about.json").read_text())
-    assert told["measured"] == found and set(found) >= {"autobleu_30", "exact_60", "autobleu"} and told["bytes"] > 1000
-    assert (tmp_path / "space" / "cards" / "small_zoo.yaml").exists() and "MB, trained on" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="has another tokenizer than these data"):
-        own(["prepare", "space", "--run", str(run), "--out", str(tmp_path / "no"), *words, "--data.init_args.vocab_size=50"])
+class Killed(L.Callback):
+    """Ends a run in its seventh step, when its last checkpoint is of the sixth."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.global_step == 6:
+            raise RuntimeError("killed")
+
+
+def test_a_killed_run_goes_on_to_the_same_losses_and_none_goes_on_in_other_sentences(tmp_path):
+    words = [
+        "fit",
+        *settings(tmp_path),
+        "--trainer.max_steps=10",
+        "--trainer.val_check_interval=10",
+        "--last.every_n_train_steps=3",
+    ]
+    words += ["--trainer.log_every_n_steps=1", "--model.init_args.net.init_args.dropout=0.1", "--trainer.callbacks=[]"]
+    version = lambda name: f"--trainer.logger.init_args.version={name}"
+    whole = main([*words, version("whole")])
+    with pytest.raises(SystemExit):
+        main([*words, version("killed")], [Killed()])
+    checkpoint = tmp_path / "sonar-small/killed/checkpoints/last.ckpt"
+    resumed = main([*words, version("resumed"), f"--ckpt_path={checkpoint}"])
+    expected, found = (scalars(cli.trainer.log_dir, "train/loss") for cli in (whole, resumed))
+    assert found == {step: value for step, value in expected.items() if step >= 6} and len(expected) == 10
+    done = Path(resumed.trainer.log_dir)
+    shutil.rmtree(done / "pretrained")
+    main([*words, version("resumed"), f"--ckpt_path={done}/checkpoints/last.ckpt"])  # a net to leave, and no step to train
+    assert (done / "pretrained" / "config.json").is_file()
+    with pytest.raises(SystemExit, match="trained on other sentences"):
+        main([*words, version("resumed"), f"--ckpt_path={checkpoint}", "--data.init_args.longest=40"])
+
+
+def test_round_trips_are_scored_and_shown_while_it_trains(tmp_path, capsys):
+    asked = "--trainer.callbacks=[{class_path: zoo.evals.autobleu.AutoBLEU, init_args: {validation: 4, edges: [20, 60]}}]"
+    cli = main(["fit", *settings(tmp_path), "--trainer.num_sanity_val_steps=1", "--trainer.val_check_interval=3", asked])
+    for name in ("val/autobleu_20", "val/autobleu_60", "val/exact_60", "val/autobleu"):
+        found = scalars(cli.trainer.log_dir, name)
+        assert list(found) == [3, 6] and all(0 <= value <= 100 for value in found.values())
+    (shown,) = [tag for tag in events(cli.trainer.log_dir).Tags()["tensors"] if tag.startswith("round trips")]
+    text = events(cli.trainer.log_dir).Tensors(shown)[0].tensor_proto.string_val[0].decode()
+    assert sum(sentence in text for sentence in cli.datamodule.sentences("validation")) == 4
+    assert capsys.readouterr().out.count("val/autobleu_20 ") == 2 and cli.model.net.training
+
+
+def events(folder):
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+def scalars(folder, name):
+    return {event.step: event.value for event in events(folder).Scalars(name)}
