@@ -35,14 +35,19 @@ ON_A_LAPTOP = [c for c in LIGHTNING if "recipes/scales/laptop.yaml" in c]
 OWN = [c for c in of("zoo") if c not in LIGHTNING]
 
 
+def _choosing(command: list[str]) -> list[str]:
+    """The words by which `zoo generate` knows what kind of net it is asked to go on with."""
+    return [word for word in command if word == "--concepts"] + (["--space", "any"] if "--space" in command else [])
+
+
 @pytest.mark.parametrize("command", OWN, ids=" ".join)
 def test_our_own_verbs_know_their_options(command, capsys):
     verb = command[1:3] if command[1] == "prepare" else command[1:2]
     with pytest.raises(SystemExit) as stop:
-        main([*verb, *(word for word in command if word == "--concepts"), "--help"])
+        main([*verb, *_choosing(command), "--help"])
     assert stop.value.code in (0, None)
     known = {"-c", *re.findall(r"--?[a-z]\w*", capsys.readouterr().out)}  # -c: handed on
-    used = {word.partition("=")[0] for word in command if word.startswith("-")}
+    used = {word.partition("=")[0] for word in command if word.startswith("-") and not word.startswith("--data.")}
     assert used <= known
     assert all((ROOT / word).is_file() for word in command if word.startswith("recipes/"))
 
