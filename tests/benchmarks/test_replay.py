@@ -215,6 +215,9 @@ def test_a_real_run_is_cut_to_its_beginning_with_the_scores_of_the_smoke_scale()
     smoke = spec.scales["smoke"].overrides["trainer.callbacks"]
     assert yaml.safe_load(words[-1].removeprefix("--trainer.callbacks=")) == smoke
     kept = replace(made, command=made.command + " '--trainer.callbacks=[{class_path: zoo.x.Teacher, init_args: {net: a}}]'")
+    much = replace(made, config={"data": {"init_args": {"megabytes": 16}}})
+    taught = replace(much, command=f"{made.command} --a.teacher=runs/ntp/teacher-1-s0/pretrained")  # whose tokenizer is of all
+    assert ["--data.init_args.megabytes=4" in replay.cut(each, spec) for each in (much, taught)] == [True, False]
     assert "zoo.x.Teacher" in replay.cut(kept, spec)[-1]  # what the smoke scale does not have stays as it is
     for has, lacks in (("eval_bytes", "eval_sentences"), ("eval_sentences", "eval_bytes")):  # of tokens, of sentences
         words = " ".join(replay.cut(replace(made, config={"data": {"init_args": {has: 1}}}), spec))

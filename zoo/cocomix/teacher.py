@@ -80,6 +80,8 @@ class Teacher(L.Callback):
             given = {key: value for key, value in {"layer": self.layer, **self.choice}.items() if value != USUAL[key]}
             belongs(Path(self.cached), {"corpus": data.fingerprint, "context": data.context, **given})
             self.of = read_about(Path(self.cached))
+            if "concepts" in self.gives:
+                data.sidecars["concepts"] = self.kept  # they come with the batch: no GPU is asked which windows it reads
         if self.net is None:
             return
         opened, device = opened_teacher(self.net, trainer.datamodule), trainer.strategy.root_device  # the module moves later
@@ -137,7 +139,7 @@ class Teacher(L.Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         if self.flops is None:
             self.flops = self._window_flops(trainer.datamodule.context)
-        self._read(trainer, batch, "train")
+        self._read(trainer, batch)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Leaves teacher_flops for the benchmark runner: what the teacher took so far, of cached labels each window once."""
@@ -158,16 +160,16 @@ class Teacher(L.Callback):
         return unembedding + reading_flops(self.teacher, extractor, context, layers if reads else 0), cached
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
-        self._read(trainer, batch, "validation")
+        self._read(trainer, batch)
 
     def on_test_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
-        self._read(trainer, batch, "test")
+        self._read(trainer, batch)
 
-    def _read(self, trainer: L.Trainer, batch: dict[str, Tensor], split: str) -> None:
+    def _read(self, trainer: L.Trainer, batch: dict[str, Tensor]) -> None:
         length, tokens = trainer.datamodule.context, batch["tokens"]
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            if "concepts" in self.gives:
-                labels = self._labels(batch, split, length)  # (B, T, K)
+            if "concepts" in self.gives and not self.kept:
+                labels = self.extractor(tokens[:, : length + 1])  # (B, T, K)
                 batch["concepts"] = F.pad(labels, (0, 0, 0, tokens.shape[1] - length), value=NONE)
             if "states" in self.gives or "logits" in self.gives:
                 trunk = self.teacher.trunk
@@ -176,11 +178,6 @@ class Teacher(L.Callback):
                     batch["states"] = states
                 if "logits" in self.gives:
                     batch |= {"teacher": trunk.norm(trunk.blocks(states, start=self.layer)), "unembedding": trunk.unembedding}
-
-    def _labels(self, batch: dict[str, Tensor], split: str, length: int) -> Tensor:
-        if self.kept:
-            return torch.from_numpy(self.kept[split][batch["window"].cpu().numpy()]).to(batch["tokens"].device)
-        return self.extractor(batch["tokens"][:, : length + 1])
 
 
 class _Reading(nn.Module):

@@ -1,6 +1,6 @@
 """Batches of token windows, and the loader that Lightning iterates: exact on resume, shared among processes without a sampler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from zoo.data.labels import WindowLabels
 from zoo.data.store import TokenStore
 from zoo.data.tokenizer import Tokenizer
 
@@ -35,7 +36,11 @@ class Numbered(Dataset):
 
 
 class Batches(Numbered):
-    """Windows of tokens."""
+    """Windows of tokens.
+
+    sidecars: by their name in a batch, what else belongs to windows: numbers (B,) -> ids (B, T, K); (B, T + ahead, K) in a batch,
+        -1 where there is none.
+    """
 
     def __init__(
         self,
@@ -48,8 +53,10 @@ class Batches(Numbered):
         scored: int | None = None,
         rank: int = 0,
         world: int = 1,
+        sidecars: Mapping[str, WindowLabels] | None = None,
     ):
         super().__init__(batch, window, scored, rank, world)
+        self.sidecars = sidecars or {}
         self.store, self.eos, self.token_bytes = store, tokenizer.eos, tokenizer.token_bytes
         self.context, self.width = context, context + ahead
 
@@ -69,6 +76,9 @@ class Batches(Numbered):
             "bytes": self.token_bytes[tokens],
             "window": numbers,
         }
+        for name, labels in self.sidecars.items():
+            beyond = (0, 0), (0, self.width - self.context), (0, 0)
+            arrays[name] = np.pad(labels[numbers], beyond, constant_values=-1)  # (B, T + ahead, K)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

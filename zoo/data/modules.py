@@ -20,6 +20,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from zoo.data.installed import Installed
+from zoo.data.labels import WindowLabels
 from zoo.data.loader import Batches, Loader, spread
 from zoo.data.order import permute
 from zoo.data.sources import Document, Files, Hub
@@ -57,7 +58,7 @@ class TokenData(LightningDataModule):
 
     Batches are dicts of (batch, T + ahead) tensors: `tokens`, `doc` (number of the document inside the window; an end token
     belongs to the document it ends), `mask` (counted as a target) and `bytes` (utf-8 bytes of each token); and `window` (batch,),
-    the number of each window in its split.
+    the number of each window in its split. `sidecars` add what else belongs to windows, such as `concepts` (batch, T + ahead, K).
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class TokenData(LightningDataModule):
         else:
             self.corpus = Installed(kind, megabytes, exclude, verify)
         self.stores: dict[str, TokenStore] = {}
+        self.sidecars: dict[str, dict[str, WindowLabels]] = {}  # by their name in a batch, then by split
         self._told: set[str] = set()
 
     # -- what it is -----------------------------------------------------------------------------------------------
@@ -244,7 +246,8 @@ class TokenData(LightningDataModule):
         if ahead > RESERVE:
             raise ValueError(f"the net looks {ahead} tokens ahead, further than the {RESERVE} kept aside: use fewer heads")
         store, rank, world = self.stores[split], share["rank"], share["num_replicas"]
-        return Batches(store, self.tokenizer, self.context, ahead, self.batch, window, scored, rank, world)
+        sidecars = {name: labels[split] for name, labels in self.sidecars.items()}
+        return Batches(store, self.tokenizer, self.context, ahead, self.batch, window, scored, rank, world, sidecars)
 
     def _loader(self, batches: Batches, length: int) -> Loader:
         trainer = self.trainer

@@ -32,7 +32,7 @@ def home(tmp_path):
 
 
 def ready(callback, context=T, tokenizer=None, vocab=257, fingerprint="abc"):
-    data = SimpleNamespace(context=context, tokenizer=tokenizer or Bytes(), fingerprint=fingerprint)
+    data = SimpleNamespace(context=context, tokenizer=tokenizer or Bytes(), fingerprint=fingerprint, sidecars={})
     trainer = SimpleNamespace(
         datamodule=data,
         precision_plugin=SimpleNamespace(forward_context=nullcontext),
@@ -94,11 +94,10 @@ def test_cached_labels_are_those_computed_on_the_spot(home):
     write(home / "kept", of, {"train": np.array([2, 5])}, lambda split, n: np.stack([rows[i] for i in n]), lambda line: None)
     for sizes in ({"net": str(home / "net"), "sae": str(home / "sae"), "layer": 2}, {"net": None}):
         reader = Teacher(**sizes, gives=["concepts"], cached=str(home / "kept"))
-        again = {name: given[name] for name in ("tokens", "mask", "window")}
-        reader.on_train_batch_start(ready(reader), None, again, 0)
-        assert again["concepts"].equal(given["concepts"]) and reader.teacher is None
+        kept = ready(reader).datamodule.sidecars["concepts"]  # which the data's batches bring
+        assert (kept["train"][np.array([5, 2])] == given["concepts"][:, :T].numpy()).all() and reader.teacher is None
         with pytest.raises(ValueError, match="window 5 of the test split has no labels"):
-            reader.on_test_batch_start(trainer, None, again, 0)
+            kept["test"][np.array([5])]
     for other, words in [({"score": "random"}, "score 'attribution', not 'random'"), ({"layer": 1}, "layer 2, not 1")]:
         sizes = {"net": str(home / "net"), "sae": str(home / "sae"), "layer": 2}
         with pytest.raises(ValueError, match=words):

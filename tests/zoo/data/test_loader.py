@@ -153,6 +153,23 @@ def test_resuming_within_an_optimizer_step_or_on_other_text_is_told(data, tmp_pa
     assert len(told) == 1
 
 
+def test_what_belongs_to_windows_comes_with_them(data, attach):
+    """As long as the tokens are, -1 behind the window's own places."""
+    made = attach(data(), ahead=2)
+    made.sidecars["concepts"] = {"train": _Numbers()}
+    batch = made.train_dataloader().batches[3]
+    own, beyond = batch["concepts"].split([16, 2], 1)
+    assert batch["concepts"].shape == (*batch["tokens"].shape, 3) and (beyond == -1).all()
+    assert (own == batch["window"][:, None, None]).all()
+
+
+class _Numbers:
+    """Labels of windows that are their numbers."""
+
+    def __getitem__(self, windows):
+        return windows[:, None, None].repeat(16, 1).repeat(3, 2)
+
+
 def test_an_id_beyond_the_tokenizer_names_the_store(data):
     batches = data().train_dataloader().batches
     batches.token_bytes = batches.token_bytes[:100]  # of a store whose bytes were changed on their disk
