@@ -30,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, w
 
 OWN_SCALES = ("smoke", "laptop")
 OF_TRAINING = ("zoo/meter.py", "zoo/optim.py")  # a run of no steps imports them, and calls nothing in them
-VERBS = ("zoo/__main__.py",)  # a table of verbs grows with every new one; what a verb does is in a file of its own
+VERBS = ("zoo/__main__.py",)  # it hands words on; what a verb does is in a file of its own
 MEASURED_TIMES = ("seconds", "tokens_per_second", "step_seconds")
 TIMES = (
     *MEASURED_TIMES,
@@ -210,7 +210,7 @@ def imported_code() -> dict[str, str]:
 def changed(record: Record) -> list[str]:
     """Files of `zoo` that the run imported and whose code has changed, or gone, since: the record is stale if there are any.
 
-    What is at work in training alone does not count where a saved net was measured; nor does the table of verbs.
+    What is at work in training alone does not count where a saved net was measured; nor does what tells verbs apart.
     """
     unused = VERBS + (OF_TRAINING if record.config.get("trainer", {}).get("max_steps") == 0 else ())
     files = {name: CHECKOUT / name for name in record.code if name not in unused}

@@ -1,7 +1,9 @@
 """The command line with real recipes on a tiny corpus: layering, links, one-sentence errors, what a run leaves behind."""
 
 import errno
+import importlib.util
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.__main__ import LIGHTNING, main
+from zoo.__main__ import LIGHTNING, main, verbs_of_folders
 from zoo.cli import ZooCLI
 from zoo.explain import explain
 from zoo.pretrained import from_pretrained
@@ -54,6 +56,49 @@ def test_overlays_and_command_line_win_in_order(tmp_path, capsys):
 
 def test_the_verbs_are_those_that_there_are():
     assert set(LIGHTNING) == set(ZooCLI.subcommands())
+    for verb, (module, _) in verbs_of_folders().items():
+        assert importlib.util.find_spec(module), verb
+
+
+def test_help_lists_every_verb_and_is_quick(capsys):
+    main(["--help"])
+    told = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert told == sorted([*LIGHTNING, *verbs_of_folders()]) and {"generate --concepts", "generate --space"} <= set(told)
+    after = "import sys; from zoo.__main__ import main; main(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
+    ran = subprocess.run([sys.executable, "-c", after], cwd=ROOT, capture_output=True, text=True, check=True)
+    here = {name for name in ran.stderr.split() if name.split(".")[0] in ("zoo", "torch", "lightning")}
+    assert here == {"zoo", "zoo.__main__", "zoo.explain"}  # no folder's __init__, and no verbs.py in what a record hashes
+
+
+def folder_with(home: Path, name: str, verbs: dict[str, tuple[str, str]]) -> None:
+    (home / name).mkdir()
+    (home / name / "__init__.py").write_text("raise SystemExit('this takes seconds')")
+    (home / name / "verbs.py").write_text(f"VERBS = {verbs}")
+
+
+def test_a_folder_brings_its_verbs(tmp_path, monkeypatch):
+    (tmp_path / "run_of_one.py").write_text("def main(words):\n    return words\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = dict.fromkeys(("prepare one", "sing --loud", "generate --loud", "fit --loud"), ("run_of_one", ""))
+    folder_with(tmp_path, "one", {**asked, "sing": ("no_such_module", "")})
+    monkeypatch.setattr("zoo.__main__.HOME", tmp_path)
+    assert main(["prepare", "one", "-c", "x"]) == ["-c", "x"]
+    assert main(["sing", "a", "--loud=3"]) == ["a", "--loud=3"] and main(["fit", "--loud"]) == main(["generate", "--loud"])
+    with pytest.raises(SystemExit, match="zoo: ModuleNotFoundError: No module named 'no_such_module'"):
+        main(["sing", "--louder"])
+    with pytest.raises(SystemExit, match="there is no verb 'sng'; did you mean 'sing'"):
+        main(["sng", "--loud"])
+
+
+def test_a_verb_is_of_one_folder(tmp_path, monkeypatch):
+    folder_with(tmp_path, "one", {"sing": ("a", "")})
+    folder_with(tmp_path, "two", {"sing": ("b", "")})
+    monkeypatch.setattr("zoo.__main__.HOME", tmp_path)
+    with pytest.raises(SystemExit, match=r"zoo: the verb 'sing' is in zoo/one/verbs.py and in zoo/two/verbs.py: take it out of"):
+        main(["--help"])
+    folder_with(tmp_path, "three", {"fit": ("b", "")})
+    with pytest.raises(ValueError, match=r"'fit' is in zoo/__main__.py and in zoo/three/verbs.py"):
+        verbs_of_folders()
 
 
 def test_data_and_seed_reach_the_model(fitted):
