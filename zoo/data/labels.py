@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo.data.shards import write_json
 from zoo.data.store import FULL, locked
+from zoo.files import put
 
 ABOUT = "labels.json"
 NONE = 0xFFFF  # on disk; -1 in memory
@@ -70,15 +71,7 @@ def _write_split(folder: Path, about: dict, split: str, wanted: np.ndarray, make
 
 
 def _whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    put(path, lambda draft: draft.write_bytes(content))
 
 
 def read_about(folder: Path) -> dict:

@@ -160,7 +160,7 @@ class SentenceShards:
             if self.done(index):
                 return
             for leftover in self.folder.glob("*.tmp"):
-                if f"{index:05d}" in leftover.name.split(".")[0].split("-"):  # its writer is gone: the lock says so
+                if f"{index:05d}" in leftover.name.lstrip(".").split(".")[0].split("-"):  # its writer is gone: the lock says so
                     leftover.unlink(missing_ok=True)
             number, before = -1, self._lost()
             documents = (document for part in self.groups[index] for document in self.source.read(part))
@@ -278,12 +278,7 @@ def write_normalizer(folder: Path) -> None:
         if path.exists() or store.sentences < 2:
             return
         made = Normalizer.fitted(torch.from_numpy(store.sample(FITTED, np.float16)))  # half the memory
-        temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
-        try:
-            save(made, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save(made, path)
 
 
 def _sidecar(path: Path) -> dict:
