@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from zoo.__main__ import LIGHTNING, main, verbs_of_folders
 from zoo.cli import ZooCLI
-from zoo.explain import explain
+from zoo.explain import Told, explain
+from zoo.files import put
 from zoo.pretrained import from_pretrained
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +215,8 @@ def test_truncated_shard_names_itself(fitted, capsys):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-2])
     try:
-        assert shard.name in fails(capsys, words(folder, "validate"))
+        told = fails(capsys, words(folder, "validate"))
+        assert shard.name in told and "Error" not in told
     finally:
         shard.write_bytes(whole)
 
@@ -273,3 +276,38 @@ def test_missing_gpu_is_one_sentence(tmp_path, capsys):
 def test_full_disk_is_explained():
     text = explain(OSError(errno.ENOSPC, "No space left on device", "last.ckpt"))
     assert "no space is left" in text and "--ckpt_path" in text
+    assert "--ckpt_path" in explain(OSError(errno.ENOSPC, "No space left on device"))
+
+
+@pytest.mark.parametrize(
+    "full", [OSError(errno.ENOSPC, "x"), SafetensorError("I/O error: No space left on device (os error 28)")]
+)
+def test_only_a_run_is_resumed(tmp_path, full):
+    def explained(path: Path) -> str:
+        with pytest.raises(OSError) as raised:
+            put(path, lambda draft: (_ for _ in ()).throw(full))
+        return explain(raised.value)
+
+    books = tmp_path / "books.safetensors"
+    assert explained(books) == (
+        f"no space is left on the disk of {books}; free some and run the same command again (what was written before is intact)."
+    )
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert "resume with --ckpt_path" in explained(tmp_path / "run" / "pretrained" / "model.safetensors")
+
+
+def test_our_own_sentences_are_printed_as_they_are(tmp_path):
+    assert explain(Told("the shard is missing: run again")) == "the shard is missing: run again"
+    assert explain(RuntimeError("shapes differ")) == "RuntimeError: shapes differ (ZOO_TRACEBACK=1 shows where)"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as raised:
+        put(tmp_path / "file" / "a.json", lambda draft: None)
+    assert explain(raised.value).startswith(f"{tmp_path}/file/a.json could not be written: make room or give another folder (")
+
+
+def test_no_sentence_of_ours_is_told_as_an_error_of_torch():
+    """Where a RuntimeError is left, its reader is whoever writes code."""
+    left = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "zoo").rglob("*.py") if "raise RuntimeError(" in path.read_text()
+    }
+    assert left <= {"zoo/nn/losses.py", "zoo/nn/concepts.py", "zoo/data/tokenizer.py"}

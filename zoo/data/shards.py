@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.tokenizer import Tokenizer, load_tokenizer
+from zoo.explain import Told
 from zoo.files import put
 
 SPLITS = ("train", "validation", "test")
@@ -40,7 +41,7 @@ def write_shards(source, tokenizer: Tokenizer, folder: Path, jobs: list, workers
                 child = children.pop(connection)
                 child.join()
                 if child.exitcode:
-                    raise RuntimeError(
+                    raise Told(
                         f"a worker that was building {folder} was killed (exit code {child.exitcode}; out of memory?): run "
                         "again with fewer data.prepare_workers, finished shards are kept"
                     ) from None
