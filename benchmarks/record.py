@@ -15,7 +15,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import tokenize
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -25,12 +24,13 @@ from typing import Any, Literal
 
 from benchmarks.spec import ROOT
 from benchmarks.typed import typed
+from zoo.files import put_new
 
 CHECKOUT = Path(__file__).resolve().parents[1]  # where the code that runs is, wherever specs and records are
 
 OWN_SCALES = ("smoke", "laptop")
 OF_TRAINING = ("zoo/meter.py", "zoo/optim.py")  # a run of no steps imports them, and calls nothing in them
-VERBS = ("zoo/__main__.py",)  # a table of verbs grows with every new one; what a verb does is in a file of its own
+VERBS = ("zoo/__main__.py",)  # it hands words on; what a verb does is in a file of its own
 MEASURED_TIMES = ("seconds", "tokens_per_second", "step_seconds")
 TIMES = (
     *MEASURED_TIMES,
@@ -122,26 +122,9 @@ def folder(scale: str) -> Path:
 
 def save(record: Record, place: Path) -> Path:
     """Write the record under `place`; the file appears whole or not at all, and replaces nothing."""
-    home = place / record.recipe
-    home.mkdir(parents=True, exist_ok=True)
     stem = f"{record.run}-{digest(record.key + record.data.get('fingerprint', ''))}-s{record.seed}"
-    handle, draft = tempfile.mkstemp(dir=home, prefix=".", suffix=".draft")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(record), file, indent=1, sort_keys=True, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        again = 1
-        while True:
-            path = home / (f"{stem}.json" if again == 1 else f"{stem}.{again}.json")
-            try:
-                os.link(draft, path)  # unlike a rename, fails when the name is taken
-                return path
-            except FileExistsError:
-                again += 1
-    finally:
-        os.unlink(draft)
+    text = json.dumps(asdict(record), indent=1, sort_keys=True, allow_nan=False)
+    return put_new(place / record.recipe / f"{stem}.json", lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def load(place: Path) -> tuple[list[Record], list[str]]:
@@ -210,7 +193,7 @@ def imported_code() -> dict[str, str]:
 def changed(record: Record) -> list[str]:
     """Files of `zoo` that the run imported and whose code has changed, or gone, since: the record is stale if there are any.
 
-    What is at work in training alone does not count where a saved net was measured; nor does the table of verbs.
+    What is at work in training alone does not count where a saved net was measured; nor does what tells verbs apart.
     """
     unused = VERBS + (OF_TRAINING if record.config.get("trainer", {}).get("max_steps") == 0 else ())
     files = {name: CHECKOUT / name for name in record.code if name not in unused}

@@ -33,6 +33,7 @@ from benchmarks.layers import spelt
 from benchmarks.record import TIMES, Record
 from benchmarks.spec import ROOT, Spec, expand, load
 from benchmarks.typed import typed
+from zoo.files import put
 
 STEPS = 3
 # What a run is cut to. Without a warm-up, so that the steps move the weights.
@@ -247,10 +248,7 @@ def _refuse(made: list[Record]) -> None:
 def save(made: Replay) -> Path:
     """Write the replay, whole or not at all; it takes the place of an earlier one of the same records."""
     path = folder() / made.recipe / f"{made.run}-{record.digest(' '.join(made.keys) + str(sorted(made.before.items())))}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(made), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    draft.replace(path)
+    put(path, lambda draft: draft.write_text(json.dumps(asdict(made), indent=1, sort_keys=True) + "\n", encoding="utf-8"))
     replays.cache_clear()
     return path
 

@@ -156,6 +156,12 @@ def test_the_lock_holds_versions_only():
     assert [line for line in lock if line and not line.startswith("#") and not pinned.match(line)] == []
 
 
+def test_building_the_package_takes_setuptools_alone():
+    """`pip install .` fetches what is named there into an environment that it throws away: torch would be of it."""
+    built = re.search(r"^requires = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    assert re.findall(r'"([\w.-]+)', built) == ["setuptools"]
+
+
 def test_files_stay_readable():
     long = []
     for path in texts():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.__main__ import main
+from zoo.__main__ import main, verbs_of_folders
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)).replace("\\\n", " ")
@@ -35,16 +35,12 @@ ON_A_LAPTOP = [c for c in LIGHTNING if "recipes/scales/laptop.yaml" in c]
 OWN = [c for c in of("zoo") if c not in LIGHTNING]
 
 
-def _choosing(command: list[str]) -> list[str]:
-    """The words by which `zoo generate` knows what kind of net it is asked to go on with."""
-    return [word for word in command if word == "--concepts"] + (["--space", "any"] if "--space" in command else [])
-
-
 @pytest.mark.parametrize("command", OWN, ids=" ".join)
 def test_our_own_verbs_know_their_options(command, capsys):
     verb = command[1:3] if command[1] == "prepare" else command[1:2]
+    taking = [word for word in command if f"{command[1]} {word}" in verbs_of_folders() and word.startswith("-")]
     with pytest.raises(SystemExit) as stop:
-        main([*verb, *_choosing(command), "--help"])
+        main([*verb, "--help", *taking])
     assert stop.value.code in (0, None)
     known = {"-c", *re.findall(r"--?[a-z]\w*", capsys.readouterr().out)}  # -c: handed on
     used = {word.partition("=")[0] for word in command if word.startswith("-") and not word.startswith("--data.")}

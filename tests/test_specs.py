@@ -1,6 +1,5 @@
 """Every spec parses, its recipe and scales exist, and every run of it is a command line that `zoo` accepts."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -23,8 +22,6 @@ def test_there_are_specs():
 def test_spec_is_well_formed(path: Path):
     spec = load(path)
     assert spec.name.split("-")[0] in ("table", "figure") and spec.name.split("-")[-1].isalnum()
-    for claim in spec.claims:
-        assert len(claim.rows) == 2 or claim.kind in ("agrees", "rising") or (claim.kind == "monotone" and len(claim.rows) > 2)
     named = [key for metric in spec.metrics for key in metric.keys]
     assert len(named) == len(set(named))
     for row in spec.runs.values():
@@ -92,7 +89,6 @@ def test_what_differs_in_numbers_alone_has_one_form():
     assert all(form(first) != form({"net": {**first["net"], **change}}) for change in changes)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("zoo.cli") is None, reason="zoo has no command line yet")
 @pytest.mark.parametrize("name, scale", CASES)
 def test_runs_resolve(name, scale, capsys):
     from zoo.cli import main

@@ -6,6 +6,11 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+
+class Told(RuntimeError):
+    """A sentence for whoever gave the command; it is printed as it is."""
 
 
 @contextlib.contextmanager
@@ -21,15 +26,21 @@ def in_one_sentence() -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """One sentence for a failure that a user can mend."""
+    from zoo.files import Unwritten
+
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "No space left on device" in str(error):
-        where = getattr(error, "filename", None) or "the run folder"
+        where = getattr(error, "filename", None)
+        of_run = (
+            not where or str(where).endswith(".ckpt") or any((up / "checkpoints").is_dir() for up in Path(str(where)).parents[:2])
+        )
+        again = "resume with --ckpt_path=<run folder>/checkpoints/last.ckpt" if of_run else "run the same command again"
         return (
-            f"no space is left on the disk of {where}; free some and resume with --ckpt_path=<run folder>/checkpoints/last.ckpt "
+            f"no space is left on the disk of {where or 'the run folder'}; free some and {again} "
             "(what was written before is intact)."
         )
     text = " ".join(str(error).split())
-    own = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError))
+    own = isinstance(error, (ValueError, FileNotFoundError, FloatingPointError, Told, Unwritten))
     return text if own else f"{type(error).__name__}: {text} (ZOO_TRACEBACK=1 shows where)"
 
 

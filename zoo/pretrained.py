@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.data.tokenizer import load_tokenizer
+from zoo.files import put
 from zoo.ntp.net import NextToken
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -272,15 +272,9 @@ def _fill(cls: type[nn.Module], config: dict, weights: dict[str, Tensor], folder
 
 
 def _write(folder: Path, config: dict, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    try:
-        save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, temporary, metadata)
-        os.replace(temporary, folder / WEIGHTS)
-        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        os.replace(temporary, folder / CONFIG)
-    finally:
-        temporary.unlink(missing_ok=True)
+    state = {name: w.detach().cpu().contiguous() for name, w in weights.items()}
+    put(folder / WEIGHTS, lambda draft: save_file(state, draft, metadata))
+    put(folder / CONFIG, lambda draft: draft.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
 
 
 def _config(folder: Path) -> dict:

@@ -1,14 +1,13 @@
 """What belongs to a sentence space beside its nets, each in one safetensors file: normalizer, quantizer, model of fragility."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from zoo.files import put
 from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.nn.rvq import ResidualQuantizer
@@ -18,9 +17,10 @@ Part = TypeVar("Part", Normalizer, ResidualQuantizer, FragilityModel)
 
 
 def save(part: Normalizer | ResidualQuantizer | FragilityModel, path: str | Path) -> None:
-    """Write weights and sizes to one file."""
+    """Write weights and sizes to one file, which appears whole. Raises OSError, in a sentence, where it cannot be written."""
     state = {name: tensor.cpu().contiguous() for name, tensor in part.state_dict().items()}
-    save_file(state, str(path), {"zoo": json.dumps({"class": type(part).__name__, "config": part.config})})
+    metadata = {"zoo": json.dumps({"class": type(part).__name__, "config": part.config})}
+    put(Path(path), lambda draft: save_file(state, draft, metadata))
 
 
 def opened(kind: type[Part], path: str | Path) -> Part:
@@ -42,19 +42,3 @@ def opened(kind: type[Part], path: str | Path) -> Part:
     part = kind(**told["config"])
     part.load_state_dict(state)
     return part
-
-
-def put(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then put it there: a run that is killed leaves no half of one.
-
-    Raises OSError, in a sentence, where it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} could not be written: make room or give another folder ({error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -54,6 +54,12 @@ def test_append_only(tmp_path):
     assert len(load(tmp_path)[0]) == 3
 
 
+def test_records_are_kept_without_hard_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(PermissionError("no hard links here")))
+    paths = [save(made(date=f"2024-01-0{day}"), tmp_path) for day in (1, 2)]
+    assert paths[1].name == f"{paths[0].stem}.2.json" and len(load(tmp_path)[0]) == 2
+
+
 def test_the_hash_in_the_name_is_of_configuration_and_data(tmp_path):
     names = {
         save(made(key, data={"description": "d", "fingerprint": print_}), tmp_path).name for key in "ab" for print_ in ("1", "2")

@@ -1,18 +1,22 @@
 """The command line with real recipes on a tiny corpus: layering, links, one-sentence errors, what a run leaves behind."""
 
 import errno
+import importlib.util
 import math
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from zoo.__main__ import LIGHTNING, main
+from zoo.__main__ import LIGHTNING, main, verbs_of_folders
 from zoo.cli import ZooCLI
-from zoo.explain import explain
+from zoo.explain import Told, explain
+from zoo.files import put
 from zoo.pretrained import from_pretrained
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,49 @@ def test_overlays_and_command_line_win_in_order(tmp_path, capsys):
 
 def test_the_verbs_are_those_that_there_are():
     assert set(LIGHTNING) == set(ZooCLI.subcommands())
+    for verb, (module, _) in verbs_of_folders().items():
+        assert importlib.util.find_spec(module), verb
+
+
+def test_help_lists_every_verb_and_is_quick(capsys):
+    main(["--help"])
+    told = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert told == sorted([*LIGHTNING, *verbs_of_folders()]) and {"generate --concepts", "generate --space"} <= set(told)
+    after = "import sys; from zoo.__main__ import main; main(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
+    ran = subprocess.run([sys.executable, "-c", after], cwd=ROOT, capture_output=True, text=True, check=True)
+    here = {name for name in ran.stderr.split() if name.split(".")[0] in ("zoo", "torch", "lightning")}
+    assert here == {"zoo", "zoo.__main__", "zoo.explain"}  # no folder's __init__, and no verbs.py in what a record hashes
+
+
+def folder_with(home: Path, name: str, verbs: dict[str, tuple[str, str]]) -> None:
+    (home / name).mkdir()
+    (home / name / "__init__.py").write_text("raise SystemExit('this takes seconds')")
+    (home / name / "verbs.py").write_text(f"VERBS = {verbs}")
+
+
+def test_a_folder_brings_its_verbs(tmp_path, monkeypatch):
+    (tmp_path / "run_of_one.py").write_text("def main(words):\n    return words\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = dict.fromkeys(("prepare one", "sing --loud", "generate --loud", "fit --loud"), ("run_of_one", ""))
+    folder_with(tmp_path, "one", {**asked, "sing": ("no_such_module", "")})
+    monkeypatch.setattr("zoo.__main__.HOME", tmp_path)
+    assert main(["prepare", "one", "-c", "x"]) == ["-c", "x"]
+    assert main(["sing", "a", "--loud=3"]) == ["a", "--loud=3"] and main(["fit", "--loud"]) == main(["generate", "--loud"])
+    with pytest.raises(SystemExit, match="zoo: ModuleNotFoundError: No module named 'no_such_module'"):
+        main(["sing", "--louder"])
+    with pytest.raises(SystemExit, match="there is no verb 'sng'; did you mean 'sing'"):
+        main(["sng", "--loud"])
+
+
+def test_a_verb_is_of_one_folder(tmp_path, monkeypatch):
+    folder_with(tmp_path, "one", {"sing": ("a", "")})
+    folder_with(tmp_path, "two", {"sing": ("b", "")})
+    monkeypatch.setattr("zoo.__main__.HOME", tmp_path)
+    with pytest.raises(SystemExit, match=r"zoo: the verb 'sing' is in zoo/one/verbs.py and in zoo/two/verbs.py: take it out of"):
+        main(["--help"])
+    folder_with(tmp_path, "three", {"fit": ("b", "")})
+    with pytest.raises(ValueError, match=r"'fit' is in zoo/__main__.py and in zoo/three/verbs.py"):
+        verbs_of_folders()
 
 
 def test_data_and_seed_reach_the_model(fitted):
@@ -168,7 +215,8 @@ def test_truncated_shard_names_itself(fitted, capsys):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-2])
     try:
-        assert shard.name in fails(capsys, words(folder, "validate"))
+        told = fails(capsys, words(folder, "validate"))
+        assert shard.name in told and "Error" not in told
     finally:
         shard.write_bytes(whole)
 
@@ -244,3 +292,38 @@ def test_missing_gpu_is_one_sentence(tmp_path, capsys):
 def test_full_disk_is_explained():
     text = explain(OSError(errno.ENOSPC, "No space left on device", "last.ckpt"))
     assert "no space is left" in text and "--ckpt_path" in text
+    assert "--ckpt_path" in explain(OSError(errno.ENOSPC, "No space left on device"))
+
+
+@pytest.mark.parametrize(
+    "full", [OSError(errno.ENOSPC, "x"), SafetensorError("I/O error: No space left on device (os error 28)")]
+)
+def test_only_a_run_is_resumed(tmp_path, full):
+    def explained(path: Path) -> str:
+        with pytest.raises(OSError) as raised:
+            put(path, lambda draft: (_ for _ in ()).throw(full))
+        return explain(raised.value)
+
+    books = tmp_path / "books.safetensors"
+    assert explained(books) == (
+        f"no space is left on the disk of {books}; free some and run the same command again (what was written before is intact)."
+    )
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert "resume with --ckpt_path" in explained(tmp_path / "run" / "pretrained" / "model.safetensors")
+
+
+def test_our_own_sentences_are_printed_as_they_are(tmp_path):
+    assert explain(Told("the shard is missing: run again")) == "the shard is missing: run again"
+    assert explain(RuntimeError("shapes differ")) == "RuntimeError: shapes differ (ZOO_TRACEBACK=1 shows where)"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as raised:
+        put(tmp_path / "file" / "a.json", lambda draft: None)
+    assert explain(raised.value).startswith(f"{tmp_path}/file/a.json could not be written: make room or give another folder (")
+
+
+def test_no_sentence_of_ours_is_told_as_an_error_of_torch():
+    """Where a RuntimeError is left, its reader is whoever writes code."""
+    left = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "zoo").rglob("*.py") if "raise RuntimeError(" in path.read_text()
+    }
+    assert left <= {"zoo/nn/losses.py", "zoo/nn/concepts.py", "zoo/data/tokenizer.py"}

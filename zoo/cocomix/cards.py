@@ -12,6 +12,7 @@ import numpy as np
 from zoo.cocomix.tally import Tally
 from zoo.data.labels import WindowLabels
 from zoo.data.store import TokenStore, locked
+from zoo.files import put
 
 CARDS, PAGE = "cards.json", "cards.md"
 CELLS = 1 << 26  # concepts times token ids counted at a time: 256 MB
@@ -114,21 +115,17 @@ def make(
     labels, store: of the training split. windows: count at most so many, spread evenly. tokens, contexts: of each card.
     """
     tally = Tally(labels, store, windows, 2 * contexts)  # twice as many: the same text may stand in many places
-    path = labels.folder / CARDS
-    beside = path.with_name(f"{CARDS}.tmp")
     about = {**labels.about, "windows": len(tally.numbers), "places": tally.places}
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
+
+    def write(draft: Path) -> None:
+        with open(draft, "w", encoding="utf-8") as file:
             file.write('{"about": ' + json.dumps(about) + ',\n"concepts": {')
             for i, (concept, card) in enumerate(_cards(tally, tokenizer, tokens, contexts)):
                 file.write(f'{"," if i else ""}\n"{concept}": {json.dumps(asdict(card), ensure_ascii=False)}')
             file.write("\n}}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+
+    put(labels.folder / CARDS, write)
+    return labels.folder / CARDS
 
 
 def prepared(folder: str | os.PathLike, data, concepts: int | None = None) -> Cards:

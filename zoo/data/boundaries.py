@@ -28,6 +28,7 @@ from zoo.data.language import LANG, SCRIPTS, UNSPACED
 from zoo.data.segment import Segmenter, Sentencex, cut
 from zoo.data.shards import write_json
 from zoo.data.sources import Files, Source, digest
+from zoo.files import put
 
 PAD = 256  # stands for what lies outside a document
 WINDOW = 512  # bytes whose ends are learnt from at a time
@@ -187,10 +188,8 @@ def train(
         optimizer.step()
         curve.step()
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().half().cpu().contiguous() for name, value in net.state_dict().items()}
-    save_file(weights, folder / "boundaries.safetensors.tmp")
-    os.replace(folder / "boundaries.safetensors.tmp", folder / "boundaries.safetensors")
+    put(folder / "boundaries.safetensors", lambda draft: save_file(weights, draft))
     content = digest({name: value.numpy().tobytes().hex() for name, value in weights.items()})
     about = {"labels": labels, "weights": content, "channels": channels, "bytes": used, "steps": steps, "seed": seed}
     about |= {"corrupt": corrupt, "loss": round(loss.item(), 5), "parameters": sum(p.numel() for p in net.parameters())}

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from zoo.data.overlap import ngrams, overlaps
 from zoo.data.prose import prose
 from zoo.data.sources import Document, Files, Source, digest, identity
+from zoo.explain import Told
 
 LOCK = Path(__file__).with_name("installed.txt")
 RULES = 1  # part of the fingerprint: raise it when what is kept or extracted changes
@@ -175,7 +176,7 @@ class Installed(Source):
             here = Pin(pin.split, pin.name, distribution.version if distribution else "", _content(listing))
             wrong = self._complaint(pin, here)
             if wrong and self.verify:
-                raise RuntimeError(
+                raise Told(
                     f"the installed corpus is made of {pin.name}=={pin.version}, but {wrong}: run `make setup`, "
                     "or accept another corpus with `--data.init_args.verify=false`"
                 )
@@ -202,7 +203,7 @@ class Installed(Source):
         path = self._folders[file.distribution] / file.path
         data = path.read_bytes() if path.exists() else b""
         if _sha256(data) != file.sha256:
-            raise RuntimeError(
+            raise Told(
                 f"{file.path} of {file.distribution} was edited or removed after it was installed: reinstall "
                 f"{file.distribution}, or accept another corpus with `--data.init_args.verify=false`"
             )
@@ -281,7 +282,7 @@ def relock(path: Path, site: str | None = None) -> None:
                 kept[file.distribution] += file.size
     missing = [pin.name for pin in read_lock(path) if pin.name not in {found.name for found, _ in source._found}]
     if missing:
-        raise RuntimeError(f"{path} lists {', '.join(missing)}, not installed here: install them or take them off the list")
+        raise Told(f"{path} lists {', '.join(missing)}, not installed here: install them or take them off the list")
     lines = [
         f"{pin.split:<11}{f'{pin.name}=={pin.version}':<27}{pin.content}  # {kept[pin.name] / 1e6:.1f} MB"
         for pin, _ in source._found

@@ -14,6 +14,8 @@ import numpy as np
 
 from zoo.data.shards import write_json
 from zoo.data.store import FULL, locked
+from zoo.explain import Told
+from zoo.files import put
 
 ABOUT = "labels.json"
 NONE = 0xFFFF  # on disk; -1 in memory
@@ -47,7 +49,7 @@ def write(
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise RuntimeError(
+        raise Told(
             f"the disk of {folder} is full; free some space and run the same command again: finished shards are kept"
         ) from None
 
@@ -70,15 +72,7 @@ def _write_split(folder: Path, about: dict, split: str, wanted: np.ndarray, make
 
 
 def _whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    put(path, lambda draft: draft.write_bytes(content))
 
 
 def read_about(folder: Path) -> dict:
@@ -120,7 +114,7 @@ class WindowLabels:
             beside = path.with_suffix(".windows")
             mine = np.fromfile(beside, "<i8") if beside.exists() else np.empty(0, np.int64)
             if not len(mine) or path.stat().st_size != len(mine) * shape[0] * shape[1] * 2:
-                raise RuntimeError(self._damaged(path))
+                raise Told(self._damaged(path))
             numbers.append(mine)
             self._ids.append(np.memmap(path, "<u2", "r", shape=(len(mine), *shape)).view(np.ndarray))
         self.shards = 1 + max((int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{split}-*.ids")), default=-1)
@@ -166,5 +160,5 @@ class WindowLabels:
         ids[ids == NONE] = -1
         if ids.max(initial=-1) >= self.about.get("concepts", NONE):
             wrong = self.folder / f"{self.split}-*.ids"
-            raise RuntimeError(f"{wrong} hold numbers of no concept: delete {self.folder} and run `zoo prepare concepts` again")
+            raise Told(f"{wrong} hold numbers of no concept: delete {self.folder} and run `zoo prepare concepts` again")
         return ids

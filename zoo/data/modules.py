@@ -26,6 +26,7 @@ from zoo.data.order import permute
 from zoo.data.sources import Document, Files, Hub
 from zoo.data.store import Prepared, TokenStore, build, locked
 from zoo.data.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from zoo.explain import Told
 
 RESERVE = 64  # tokens at the end of a store that are targets only, so that `ahead` does not change the windows
 SAMPLE = 50_000_000  # characters of training text that a BPE is trained on
@@ -140,7 +141,7 @@ class TokenData(LightningDataModule):
         if (self.folder / "tokenizer.json").exists():
             return load_tokenizer(self.folder)
         if self.tokenizer_name == "bpe":
-            raise RuntimeError("the BPE of this corpus is not trained yet: call prepare_data() first (or `zoo prepare`)")
+            raise Told("the BPE of this corpus is not trained yet: call prepare_data() first (or `zoo prepare`)")
         return load_tokenizer(self.tokenizer_name)
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 from zoo.data.language import LANG, UNSPACED, short
 from zoo.data.pieces import sample_hash
 from zoo.data.sources import digest
+from zoo.explain import Told
 
 _MARKS = {  # ASCII marks count before white space only (3.5, 12:30); those of other scripts stand alone
     "...": "(?:…|\\.\\.\\.)",
@@ -144,7 +145,7 @@ class SaT:
                 self._sat = package("wtpsplit").SaT(str(folder) if folder.is_dir() else self.model, self.tokenizer or own)
             except (OSError, ValueError, KeyError) as error:
                 reason = str(error).strip().splitlines()[0].rstrip(".: ") if str(error).strip() else type(error).__name__
-                raise RuntimeError(
+                raise Told(
                     f"SaT's weights {self.model!r} or its tokenizer {self.tokenizer or own!r} cannot be had ({reason}): check "
                     "the name and the network, give a local folder, or take zoo.data.boundaries.Boundaries, which is trained here"
                 ) from None

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zoo.explain import Told
+
 MAPS = 4096  # files of a kind and split that are mapped at a time: Linux lets a process map 65530
 
 
@@ -28,7 +30,7 @@ class SentenceStore:
         self.manifest = read_manifest(self.folder)
         entries = [entry for entry in self.manifest["shards"] if entry["split"] == split]
         if not complete(self.folder, fingerprint):
-            raise RuntimeError(f"files of the sentence store in {self.folder} are missing: run the same command again")
+            raise Told(f"files of the sentence store in {self.folder} are missing: run the same command again")
         self.width, self.end = self.manifest["width"], self.manifest["end"]
         stems = [self.folder / entry["stem"] for entry in entries]
         self._vectors = _mapped([f"{stem}.vec" for stem in stems], "<f2", self.width)
@@ -141,7 +143,7 @@ def present(folder: Path, entry: dict) -> bool:
         path = folder / f"{entry['stem']}.{suffix}"
         found = path.stat().st_size if path.exists() else None
         if found not in (None, right):
-            raise RuntimeError(
+            raise Told(
                 f"{path} is damaged: it has {found} bytes instead of {right}; delete this file and run the same command again, "
                 "its block alone is built anew"
             )

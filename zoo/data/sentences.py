@@ -26,6 +26,7 @@ from zoo.data.sentence_store import SentenceStore, complete, present
 from zoo.data.shards import SPLITS, Progress, sidecar_path, write_json
 from zoo.data.sources import Document, digest
 from zoo.data.store import FULL, SHARDS, locked
+from zoo.explain import Told
 from zoo.nn.normalizer import Normalizer
 from zoo.saved import NORMALIZER, save
 
@@ -91,9 +92,7 @@ def _encoded(documents: list[Cut], encoder: Encoder, lang: str) -> Iterator[tupl
             vectors = found.detach().float().cpu().numpy().astype("<f2")  # (N, E)
         wrong = np.flatnonzero(~np.isfinite(vectors).all(1))
         if len(wrong):
-            raise RuntimeError(
-                f"the vector of {texts[wrong[0]]!r} holds NaN or numbers that float16 cannot hold: check the encoder"
-            )
+            raise Told(f"the vector of {texts[wrong[0]]!r} holds NaN or numbers that float16 cannot hold: check the encoder")
     for each in documents:
         yield each, vectors[[rows[text] for text in each.texts]]
 
@@ -160,7 +159,7 @@ class SentenceShards:
             if self.done(index):
                 return
             for leftover in self.folder.glob("*.tmp"):
-                if f"{index:05d}" in leftover.name.split(".")[0].split("-"):  # its writer is gone: the lock says so
+                if f"{index:05d}" in leftover.name.lstrip(".").split(".")[0].split("-"):  # its writer is gone: the lock says so
                     leftover.unlink(missing_ok=True)
             number, before = -1, self._lost()
             documents = (document for part in self.groups[index] for document in self.source.read(part))
@@ -209,7 +208,7 @@ class SentenceShards:
         """Write the manifest. RuntimeError where a shard is missing."""
         missing = [index for index in range(self.count) if not self.done(index)]
         if missing:
-            raise RuntimeError(f"{len(missing)} of {self.count} shards of {self.folder} are missing: run the same command again")
+            raise Told(f"{len(missing)} of {self.count} shards of {self.folder} are missing: run the same command again")
         entries, empty, cut, dropped = [], 0, 0, Counter(getattr(self.source, "dropped", {}))
         for index in range(self.count):
             shard = _sidecar(sidecar_path(self.folder, index))
@@ -258,7 +257,7 @@ def build(shards: SentenceShards, progress: bool = True) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise RuntimeError(
+        raise Told(
             f"the disk of {folder} is full; free some space, or choose another place with data.root, and run the same command "
             "again: finished blocks are kept"
         ) from None
@@ -278,12 +277,7 @@ def write_normalizer(folder: Path) -> None:
         if path.exists() or store.sentences < 2:
             return
         made = Normalizer.fitted(torch.from_numpy(store.sample(FITTED, np.float16)))  # half the memory
-        temporary = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.tmp")
-        try:
-            save(made, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        save(made, path)
 
 
 def _sidecar(path: Path) -> dict:

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.tokenizer import Tokenizer, load_tokenizer
+from zoo.explain import Told
+from zoo.files import put
 
 SPLITS = ("train", "validation", "test")
 BATCH, BATCH_SIZE = 256, 4_000_000  # documents, and characters, encoded at a time
@@ -39,7 +41,7 @@ def write_shards(source, tokenizer: Tokenizer, folder: Path, jobs: list, workers
                 child = children.pop(connection)
                 child.join()
                 if child.exitcode:
-                    raise RuntimeError(
+                    raise Told(
                         f"a worker that was building {folder} was killed (exit code {child.exitcode}; out of memory?): run "
                         "again with fewer data.prepare_workers, finished shards are kept"
                     ) from None
@@ -228,12 +230,5 @@ def dtype_of(tokenizer: Tokenizer) -> np.dtype:
 
 
 def write_json(path: Path, content: dict) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file, which appears whole. Raises OSError, in a sentence, where it cannot be written."""
+    put(path, lambda draft: draft.write_text(json.dumps(content, indent=1), encoding="utf-8"))

@@ -16,6 +16,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from zoo.data.pieces import NO_TEXT, PART, Piece, cut, no_text, not_blank, sample_hash, texts
+from zoo.explain import Told
 
 
 class Document(NamedTuple):
@@ -248,7 +249,7 @@ class Hub(Source):
     def _unreachable(self, error: Exception) -> RuntimeError:
         offline = " while HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else ""
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": .")
-        return RuntimeError(
+        return Told(
             f"the data set {self.name!r} could not be read{offline} ({reason}): check its name and the network, "
             "or use `source: installed` or `source: files`, which need none"
         )

@@ -18,6 +18,7 @@ import numpy as np
 
 from zoo.data.shards import SPLITS, Progress, clear, dtype_of, sidecar_path, write_json, write_shards
 from zoo.data.tokenizer import Tokenizer
+from zoo.explain import Told
 
 SHARDS = 256  # at most; sources cut large corpora into parts of some 16 MB
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,7 +41,7 @@ def build(source, tokenizer: Tokenizer, folder: str | os.PathLike, workers: int 
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise RuntimeError(
+        raise Told(
             f"the disk of {folder} is full; free some space, or choose another place with data.root, and run the same command "
             "again: finished shards are kept"
         ) from None
@@ -123,7 +124,7 @@ def _present(folder: Path, entry: dict, itemsize: int) -> bool:
         return False
     found, right = path.stat().st_size, entry["tokens"] * itemsize
     if found != right:
-        raise RuntimeError(
+        raise Told(
             f"{path} is damaged: it has {found} bytes instead of {right}; delete this file and run the same command again, it "
             "alone is built anew"
         )
@@ -196,7 +197,7 @@ class TokenStore:
         for entry in entries:
             if not _present(self.folder, entry, dtype.itemsize):
                 path = self.folder / entry["file"]
-                raise RuntimeError(f"{path} is missing: run the same command again, it alone is built anew")
+                raise Told(f"{path} is missing: run the same command again, it alone is built anew")
         # plain views: slicing an np.memmap costs twenty times as much as slicing an array
         self._shards = [np.memmap(self.folder / entry["file"], dtype, "r").view(np.ndarray) for entry in entries]
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)

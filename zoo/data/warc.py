@@ -21,6 +21,7 @@ from zoo.data.pieces import sample_hash
 from zoo.data.segment import installed, package
 from zoo.data.sources import Document, Source, digest, identity, split_of
 from zoo.data.store import FULL
+from zoo.explain import Told
 
 RULES = 2  # part of the fingerprint: raise it when what is kept or extracted changes
 
@@ -224,7 +225,7 @@ class Extracts:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            raise RuntimeError(
+            raise Told(
                 f"the disk of {self.folder} is full; free some space, or choose another place with data.root, and run the same "
                 "command again: finished archives are kept"
             ) from None
@@ -244,7 +245,7 @@ class Extracts:
                     if isinstance(last, str):
                         yield last
         if not isinstance(last, dict):
-            raise RuntimeError(f"{self.place(path)} is damaged: delete it and run the same command again")
+            raise Told(f"{self.place(path)} is damaged: delete it and run the same command again")
         dropped.update(last)
 
 

@@ -12,7 +12,6 @@ import platform
 import re
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from zoo.evals.tasks import Loaded, load_tasks
+from zoo.files import put_new
 
 RESAMPLES = 1000  # bootstrap draws, where a metric's standard error has no closed form
 PACKAGES = ("lm_eval", "torch", "datasets", "tokenizers", "numpy")
@@ -194,34 +194,7 @@ def _stem(names: Sequence[str]) -> str:
     return "+".join(stems) if len("+".join(stems)) <= 100 else f"{stems[0]}+{len(stems) - 1}-more"
 
 
-def _give_name(draft: str, place: Path) -> None:
-    """Unlike a rename, FileExistsError when the name is taken."""
-    try:
-        os.link(draft, place)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        open(place, "x").close()
-        os.replace(draft, place)
-
-
 def save(record: dict[str, Any], path: Path) -> Path:
     """Write the record; the file appears whole or not at all, and replaces nothing: where `path` is taken, ….2.json and on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".draft")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, sort_keys=True, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        again, place = 1, path
-        while True:
-            try:
-                _give_name(draft, place)
-                return place
-            except FileExistsError:
-                again += 1
-                place = path.with_name(f"{path.stem}.{again}{path.suffix}")
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+    return put_new(path, lambda draft: draft.write_text(text, encoding="utf-8"))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.evals.autobleu import grouped, seed_of, spread
+from zoo.explain import Told
 from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 from zoo.sonar.folder import open_folder
@@ -133,7 +134,7 @@ class Encoder:
             self.model = AutoModel.from_pretrained(name, trust_remote_code=trust).eval()
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise RuntimeError(
+            raise Told(
                 f"the sentence encoder {name!r} could not be read ({reason}): give a local folder, set trust: true if it brings "
                 "modelling code that may run, or take CharacterNgrams."
             ) from error

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.evals.checkpoint import Checkpoint, open_checkpoint
 from zoo.evals.scoring import ROWS, score, windows
+from zoo.explain import Told
 
 FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.json", "merges.txt")
 CONTEXT = 10  # true sentences that are given, at most
@@ -114,7 +115,7 @@ def _opened(model: str | Path) -> Checkpoint:
     try:
         folder = snapshot_download(str(model), allow_patterns=list(FILES))
     except Exception as error:  # no network, no such name, gated: one sentence for all
-        raise RuntimeError(
+        raise Told(
             f"scorer: there is no folder {model}, and the hub gives no model of that name ({type(error).__name__}): check the "
             "name and the network, or give the folder of a token net that was trained on documents that no arm saw."
         ) from None

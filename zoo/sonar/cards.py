@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from zoo.files import put
 from zoo.nn.normalizer import Normalizer
-from zoo.saved import put
 from zoo.sonar.folder import filled, write_folder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import BOS, EOS, UNK, Tokenizer

@@ -18,6 +18,7 @@ from zoo.data.shards import write_json
 from zoo.data.sources import Files, Hub, Source, digest
 from zoo.data.store import TokenStore, build, locked
 from zoo.data.stories import Stories
+from zoo.explain import Told
 from zoo.sonar.batches import Batches, Group, Known, Side
 from zoo.sonar.corpus import Cipher, Joined, Pairs, Pieces, Sentences, Translated
 from zoo.sonar.named import tokenizer_of
@@ -135,7 +136,7 @@ class AutoEncoding(LightningDataModule):
         if self.given:
             return self.given
         if not (self.folder / MODEL).exists():
-            raise RuntimeError("these sentences have no tokenizer yet: call prepare_data() first (or `zoo prepare`)")
+            raise Told("these sentences have no tokenizer yet: call prepare_data() first (or `zoo prepare`)")
         return Tokenizer(self.folder / MODEL, self.langs)
 
     def save_tokenizer(self, folder: str | Path) -> None:

@@ -9,7 +9,6 @@ cards/<name>.yaml         sonar-space's asset cards of all this (zoo.sonar.cards
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from zoo.files import put
 from zoo.nn.normalizer import Normalizer
-from zoo.saved import NORMALIZER, opened, put, save
+from zoo.saved import NORMALIZER, opened, save
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import Tokenizer
 
@@ -70,8 +70,8 @@ def write_folder(
             config[half] = net.config
             _write_weights(folder, half, state, shard)
     if normalizer is not None:
-        put(folder / NORMALIZER, partial(save, normalizer))
-    put(folder / PIECES, tokenizer.save)
+        save(normalizer, folder / NORMALIZER)
+    tokenizer.save(folder / PIECES)
     put(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n"))
 
 

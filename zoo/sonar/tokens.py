@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from zoo.saved import put
+from zoo.files import put
 
 PAD, UNK, BOS, EOS = range(4)
 MARKERS = ("<MINED_DATA>", "<MMT_BT_DATA>", "<SMT_BT_DATA>")

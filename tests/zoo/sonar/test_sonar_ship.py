@@ -48,7 +48,7 @@ def test_a_run_becomes_a_space_with_normalizer_and_cards(made, tmp_path, capsys)
     assert told["measured"] == found and set(found) >= {"autobleu_30", "exact_60", "autobleu"} and told["bytes"] > 1000
     said = capsys.readouterr().out
     assert (tmp_path / "space" / "cards" / "small_zoo.yaml").exists() and "MB, trained on" in said
-    assert "autobleu, greedy: " in said and "the bar is 85: missed" in said and "other sentences" not in said
+    assert "autobleu, greedy: " in said and "the bar is 85, the goal 90: bar missed" in said and "other sentences" not in said
     check_about(told)
     assert told["fingerprint"] == space.fingerprint and told["trained"] == {"steps": 6, "data": data.fingerprint, "seed": 0}
     assert told["data"]["sentences"]["test"] == len(texts) and sum(told["scored"]["all"].values()) == len(texts) < 900
