@@ -46,7 +46,7 @@ class CommonCrawlSentences(TokenData):
         hub: name of the data set: allenai/c4 (configuration en), HuggingFaceFW/fineweb-edu (sample-10BT) or wikimedia/wikipedia
             (20231101.en).
         hub_config: its configuration.
-        column: field of the text.
+        column: field of the text, or of a list of strings, which are its lines (such as the sentences of a document).
         megabytes: at most so much text (10⁶ bytes), for hub and installed.
         documents: how many stories.
         lang: language of the documents; source warc keeps no others, unless `all_languages`, which are then all cut and encoded
