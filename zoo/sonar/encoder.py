@@ -22,13 +22,17 @@ class SpaceEncoder:
             sources joined by "+" (zoo.sonar.named).
         device: "auto" is a GPU where the process has one.
         dtype: of weights and products; vectors are float32.
+        lang: that every text is read as, whatever the language of the store, by whose rules it was cut; None: the store's. With
+            it a space of a few languages reads text of others, as well as its pieces allow.
     """
 
-    def __init__(self, space: str, device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32"):
-        self.space, self.device, self.dtype = space, device, dtype
+    def __init__(
+        self, space: str, device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32", lang: str | None = None
+    ):
+        self.space, self.device, self.dtype, self.lang = space, device, dtype, lang
 
     def __getstate__(self) -> dict:
-        return {"space": self.space, "device": self.device, "dtype": self.dtype}
+        return {"space": self.space, "device": self.device, "dtype": self.dtype, "lang": self.lang}
 
     @cached_property
     def opened(self) -> Space:
@@ -49,6 +53,8 @@ class SpaceEncoder:
                 told.update(f"card {source} ".encode())
             elif folder.is_dir():
                 _add_files(told, folder)
+        if self.lang is not None:
+            told.update(f"lang {self.lang}".encode())
         return told.hexdigest()[:32]
 
     @property
@@ -62,7 +68,7 @@ class SpaceEncoder:
 
     def encode(self, texts: list[str], lang: str) -> Tensor:
         """(N, E) float32. Raises ValueError, in a sentence, for a language that the space does not have."""
-        return self.opened.encode(texts, lang)
+        return self.opened.encode(texts, self.lang or lang)
 
 
 def _add_files(told, folder: Path) -> None:
