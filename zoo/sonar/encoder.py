@@ -66,6 +66,11 @@ class SpaceEncoder:
         """Texts so far that were too long for it."""
         return self.opened.truncated if "opened" in self.__dict__ else 0
 
+    @property
+    def unknown(self) -> int:
+        """Texts so far that are mostly of letters its tokenizer does not know."""
+        return self.opened.unknown if "opened" in self.__dict__ else 0
+
     def encode(self, texts: list[str], lang: str) -> Tensor:
         """(N, E) float32. Raises ValueError, in a sentence, for a language that the space does not have."""
         return self.opened.encode(texts, self.lang or lang)

@@ -171,9 +171,11 @@ def test_a_store_of_more_files_than_a_process_may_open(shards, source):
 def test_what_was_cut_or_dropped_is_in_the_manifest(shards, source):
     class Short(Hashed):
         truncated = 3  # of an earlier store
+        unknown = 0
 
         def encode(self, texts, lang):
             self.truncated += sum(len(text) > 15 for text in texts)
+            self.unknown += sum("ö" in text for text in texts)
             return super().encode(texts, lang)
 
     made = shards(encoder=Short(), characters=1)  # a block for each document
@@ -186,6 +188,9 @@ def test_what_was_cut_or_dropped_is_in_the_manifest(shards, source):
     cut = sum(len(text) > 15 for texts in documents for text in set(texts))
     assert manifest["truncated"] == cut > again.encoder.truncated - 3 > 0 and manifest["dropped"] == {"broken record": 2}
     assert f"left out: 2 broken record, 1 without a sentence; {cut:,} sentences were too long for the encoder" in report(manifest)
+    strange = sum("ö" in text for texts in documents for text in set(texts))
+    assert manifest["unknown"] == strange > again.encoder.unknown > 0
+    assert f"; {strange:,} sentences are in letters that the encoder hardly knows" in report(manifest)
 
 
 def test_what_could_not_be_read_is_counted_once(shards, source, tmp_path):
