@@ -146,7 +146,7 @@ class Files(Source):
         if count < len(wanted):
             raise ValueError(
                 f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
-                "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0"
+                "files, cut long text files with a smaller `longest`, or hold out nothing (data.share 0, where data have it)"
                 + ("; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in lost.items()) if lost else "")
                 + ("; name the field of the text with `column`" if lost[NO_TEXT] else "")
             )
