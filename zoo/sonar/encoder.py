@@ -1,6 +1,7 @@
 """The encoder of a space as settings: what a store of sentences names in a recipe and sends to other machines."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,8 @@ from torch import Tensor
 from zoo.sonar.folder import CONFIG
 from zoo.sonar.named import found_at, sources
 from zoo.sonar.space import Space
+
+DTYPES = ("float32", "bfloat16")
 
 
 class SpaceEncoder:
@@ -46,16 +49,7 @@ class SpaceEncoder:
     def fingerprint(self) -> str:
         """Hex digest of what decides a vector: of a folder its encoder's files, which are hashed and not opened; of a card its
         name. Raises FileNotFoundError, in a sentence, of a path where no space is."""
-        told = hashlib.sha256(f"{self.dtype} ".encode())
-        for source in sources(self.space):
-            folder = found_at(source)
-            if folder is None:
-                told.update(f"card {source} ".encode())
-            elif folder.is_dir():
-                _add_files(told, folder)
-        if self.lang is not None:
-            told.update(f"lang {self.lang}".encode())
-        return told.hexdigest()[:32]
+        return _read_as(_decided(self.space, self.dtype), self.lang)
 
     @property
     def width(self) -> int:
@@ -74,6 +68,29 @@ class SpaceEncoder:
     def encode(self, texts: list[str], lang: str) -> Tensor:
         """(N, E) float32. Raises ValueError, in a sentence, for a language that the space does not have."""
         return self.opened.encode(texts, self.lang or lang)
+
+
+def fingerprints(space: str, langs: Iterable[str] = ()) -> set[str]:
+    """Those that a `SpaceEncoder` of a space may have: of either dtype, and of any of these as its `lang`, or none."""
+    return {_read_as(told, lang) for told in [_decided(space, dtype) for dtype in DTYPES] for lang in (None, *langs)}
+
+
+def _decided(space: str, dtype: str):
+    told = hashlib.sha256(f"{dtype} ".encode())
+    for source in sources(space):
+        folder = found_at(source)
+        if folder is None:
+            told.update(f"card {source} ".encode())
+        elif folder.is_dir():
+            _add_files(told, folder)
+    return told
+
+
+def _read_as(told, lang: str | None) -> str:
+    told = told.copy()
+    if lang is not None:
+        told.update(f"lang {lang}".encode())
+    return told.hexdigest()[:32]
 
 
 def _add_files(told, folder: Path) -> None:
