@@ -153,9 +153,14 @@ class SentenceShards:
             return False
         return all(self._block(index, number) is not None for number in range(about["blocks"]))
 
+    def kept(self, index: int) -> int:
+        """How many blocks of a shard are there."""
+        numbers = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"{index:05d}-*.json")]
+        return sum(self._block(index, number) is not None for number in numbers)
+
     def write(self, index: int) -> Iterator[int]:
-        """Write what is missing of a shard, after any other process that is at it; yields the characters of each block, whether
-        it was there or not."""
+        """Write what is missing of a shard, after any other process that is at it; yields the characters of each block, 0 of one
+        that was there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / f".{index:05d}.lock"):
             if self.done(index):
@@ -166,10 +171,11 @@ class SentenceShards:
             number, before = -1, self._lost()
             documents = (document for part in self.groups[index] for document in self.source.read(part))
             for number, block in enumerate(blocks(documents, self.characters)):
-                if self._block(index, number) is None:
+                missing = self._block(index, number) is None
+                if missing:
                     self._write(index, number, block, self._lost() - before)
                 before = self._lost()
-                yield sum(len(document.text) for document in block)
+                yield sum(len(document.text) for document in block) if missing else 0
             write_json(
                 sidecar_path(self.folder, index), {"key": self._key(index), "blocks": number + 1, "lost": self._lost() - before}
             )
@@ -255,7 +261,8 @@ def build(shards: SentenceShards, progress: bool = True) -> None:
             if complete(folder, shards.fingerprint):
                 return
             missing = [index for index in range(shards.count) if not shards.done(index)]
-            with Progress(shards.count, shards.count - len(missing), folder, progress) as report:
+            kept = sum(map(shards.kept, missing))
+            with Progress(shards.count, shards.count - len(missing), folder, progress, kept) as report:
                 for index in missing:
                     for size in shards.write(index):
                         report.hear(size)
