@@ -46,14 +46,18 @@ class CommonCrawlSentences(TokenData):
         hub: name of the data set: allenai/c4 (configuration en), HuggingFaceFW/fineweb-edu (sample-10BT) or wikimedia/wikipedia
             (20231101.en).
         hub_config: its configuration.
-        column: field of the text.
+        column: field of the text, or of a list of strings, which are its lines (such as the sentences of a document).
         megabytes: at most so much text (10⁶ bytes), for hub and installed.
         documents: how many stories.
         lang: language of the documents; source warc keeps no others, unless `all_languages`, which are then all cut and encoded
             as if they were of this one.
+        share: of the documents of hub, files, warc and stories that are held out, for validation and for test each; 0 holds out
+            none, which a handful of documents may need; None: what makes about 1 MB of hub, 0.05 of stories, 0.01 of the others.
+            What is installed holds out packages, and a store has what it was built with, whatever the share.
         segmenter: cuts documents into sentences; None: sentencex, capped at 200 characters and cleaned.
         similar: Jaccard similarity from which on a document repeats an earlier one and is left out (`zoo.data.duplicates`), which
             takes a pass over all documents before the first is cut; None: 0.8 for warc, and nothing is left out of the others.
+        repetitions: keep the pages of warc that repeat others, exactly or nearly; the others keep theirs anyway.
         encoder: turns sentences into vectors; where the store is there, only its fingerprint counts; source store needs none.
         context: sentences of a chunk (LCM §2.4.1: 128; §3: 2048), or tokens of a window.
         batch: chunks or windows per device and micro-step.
@@ -80,9 +84,11 @@ class CommonCrawlSentences(TokenData):
         column: str | None = None,
         megabytes: float | None = None,
         documents: int = 20_000,
+        share: float | None = None,
         lang: str = LANG,
         all_languages: bool = False,
         similar: float | None = None,
+        repetitions: bool = False,
         segmenter: Segmenter | None = None,
         encoder: Encoder | None = None,
         context: int = 128,
@@ -108,6 +114,10 @@ class CommonCrawlSentences(TokenData):
                          root, prepare_workers, loader_workers, seed, exclude, verify)  # fmt: skip
         if source == "store" and not files:
             raise ValueError("data.files and `data.source: store` go together: give the one folder of the store")
+        if share is not None and not 0 <= share < 0.5:
+            raise ValueError(f"data.share is {share}: hold out less than half for validation and for test each, or 0 for none")
+        if repetitions and similar is not None:
+            raise ValueError("data.repetitions keeps what data.similar leaves out: give one of them")
         if sentences is not None and sentences < context:
             raise ValueError(f"data.sentences ({sentences}) is less than one chunk of data.context ({context}): give more")
         self.view, self.source, self.lang, self.similar_lengths = view, source, lang, similar_lengths
@@ -116,14 +126,17 @@ class CommonCrawlSentences(TokenData):
         self.segmenter, self.encoder = segmenter or Cleaned(Capped(Sentencex())), encoder
         if source == "warc":
             near = 0.8 if similar is None else similar
-            self.corpus = WARC(files, None if all_languages else lang, similar=near, cache=self.root / "web-archives")
+            kept = None if all_languages else lang
+            self.corpus = WARC(files, kept, not repetitions, near, cache=self.root / "web-archives")
         elif stored:
             self.corpus = Encoded(files[0])
         elif source == "stories":
             from zoo.data.stories import Stories
 
             self.corpus = Stories(documents)
-        elif similar is not None and source != "store":
+        if share is not None and source in ("hub", "files", "warc", "stories"):
+            self.corpus.validation = self.corpus.test = share
+        if similar is not None and source in ("hub", "files", "installed"):
             self.corpus = Distinct(self.corpus, similar)
 
     # -- what it is -----------------------------------------------------------------------------------------------
@@ -221,12 +234,15 @@ class CommonCrawlSentences(TokenData):
     # -- loaders --------------------------------------------------------------------------------------------------
     def windows(self, split: str) -> int:
         """Number of chunks, or of windows, in a split; ValueError if there is none."""
-        if self.view == "tokens":
-            return super().windows(split)
         count = len(self.stores[split])
+        if not count and split != "train":
+            raise ValueError(
+                f"nothing is held out: {self.folder} has no {split} documents to score; build a store with data.share above 0 "
+                "and more documents, or fit without validation (--trainer.limit_val_batches=0)"
+            )
         if not count:
-            raise ValueError(f"the {split} split has no sentences: give it more documents")
-        return count
+            raise ValueError(f"the train split in {self.folder} is empty: give it more documents")
+        return super().windows(split) if self.view == "tokens" else count
 
     def epochs_seen(self, tokens: int) -> float:
         """How often the training text has been read after so many tokens, or sentences."""

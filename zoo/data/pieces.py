@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 PART = 16_000_000  # bytes that one worker takes at a time
 DAMAGED, NO_TEXT, NOT_UTF8, EMPTY = (
@@ -70,6 +70,12 @@ def not_blank(texts: Iterable[str | None], lost: Counter | None) -> Iterator[str
             yield text
         elif lost is not None:
             lost[EMPTY] += 1
+
+
+def joined(value: Any) -> Any:
+    """A list of strings as a text of as many lines, where null is an empty one; anything else as it is."""
+    whole = isinstance(value, list) and all(isinstance(part, str | None) for part in value)
+    return "\n".join(part or "" for part in value) if whole else value
 
 
 def json_lines(piece: Piece, lost: Counter | None = None) -> Iterator[tuple[dict, int]]:
@@ -132,7 +138,7 @@ def _plain(piece: Piece, longest: int, lost: Counter | None) -> Iterator[str]:
 def _lines(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[str | None]:
     for row, at in json_lines(piece, lost):
         name = _pick(row, column)
-        text = row[name] if name else 0
+        text = joined(row[name]) if name else 0
         if isinstance(text, str | None):
             yield text and text.encode("utf-8", "replace").decode()  # half a surrogate pair in an escape becomes "?"
         elif lost is None:
@@ -165,22 +171,25 @@ def _rows(piece: Piece, column: str | None, lost: Counter | None) -> Iterator[st
 def _is_text(kind) -> bool:
     import pyarrow
 
-    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    for wraps in (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_dictionary):
+        kind = kind.value_type if wraps(kind) else kind
     return any(is_one(kind) for is_one in (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view))
 
 
 def _strings(column, path: str, lost: Counter | None) -> Iterator[str | None]:
-    """The values of a column of strings, of which a writer may have put in bytes that are none."""
+    """The values of a column of strings or lists of them, of which a writer may have put in bytes that are none."""
     try:
-        yield from column.to_pylist()
+        yield from map(joined, column.to_pylist())
     except UnicodeDecodeError:
         import pyarrow
 
         if lost is None:
             raise ValueError(f"{path} holds texts that are not UTF-8: write it anew or leave it out") from None
-        for value in column.cast(pyarrow.large_binary()).to_pylist():
+        single = not hasattr(column.type, "value_field")
+        kind = pyarrow.large_binary() if single else pyarrow.large_list(pyarrow.large_binary())
+        for value in column.cast(kind).to_pylist():
             try:
-                yield value and value.decode()
+                yield value and (value.decode() if single else joined([part and part.decode() for part in value]))
             except UnicodeDecodeError:
                 lost[NOT_UTF8] += 1
 

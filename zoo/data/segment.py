@@ -101,7 +101,7 @@ class SaT:
         threshold: a sentence ends where the probability is higher. LCM's released code has 0.01, 0.02, 0.2 (its Wikipedia
             script, with sat-3l) and 0.6, so no value is the paper's.
         tokenizer: a hub name or a folder; None takes the model's folder if it holds one, else XLM-R's.
-        device: where the network runs; not part of the fingerprint.
+        device: where the network runs, "auto" is a GPU where the process has one; not part of the fingerprint.
         shortest: characters; a shorter text is kept whole (LCM's released code: 10).
 
     Raises RuntimeError in a sentence when the weights cannot be had.
@@ -112,7 +112,7 @@ class SaT:
         model: str = "sat-3l",
         threshold: float = 0.2,
         tokenizer: str | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         shortest: int = 0,
     ):
         self.model, self.threshold, self.tokenizer, self.device, self.shortest = model, threshold, tokenizer, device, shortest
@@ -149,8 +149,15 @@ class SaT:
                     f"SaT's weights {self.model!r} or its tokenizer {self.tokenizer or own!r} cannot be had ({reason}): check "
                     "the name and the network, give a local folder, or take zoo.data.boundaries.Boundaries, which is trained here"
                 ) from None
-            self._sat.eval().to(self.device)
+            self._sat.eval().to(self._place())
         return self._sat
+
+    def _place(self) -> str:
+        if self.device != "auto":
+            return self.device
+        import torch  # late, since most segmenters need none
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Capped:

@@ -133,6 +133,8 @@ def report(manifest: dict) -> str:
     said = f"{counts}; left out: {reasons or 'nothing'}"
     if cut := manifest.get("truncated"):
         said += f"; {cut:,} sentences were too long for the encoder and lost their end: set the segmenter's Capped(characters=…)"
+    if strange := manifest.get("unknown"):
+        said += f"; {strange:,} sentences are in letters that the encoder hardly knows: take a space of their language"
     return said
 
 

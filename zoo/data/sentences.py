@@ -34,13 +34,14 @@ END = "End of text."  # LCM §2.3.1: appended to each document and encoded like 
 BLOCK = 4_000_000  # characters of a block: some 45 thousand sentences, 90 MB of vectors at 1024 dimensions
 BATCH = 8192  # sentences handed to the encoder at a time; it makes its own batches of them
 FITTED = 1_000_000  # vectors that a normalizer is fitted on, at most, as LCM's authors did
+COUNTED = ("truncated", "unknown")  # what an encoder may count
 SUFFIXES = ("vec", "text", "sentences", "documents")
 
 
 class Encoder(Protocol):
     """What turns sentences into vectors. `fingerprint`: hexadecimal, of what decides them; `width`: E. `encode` gives
-    (N, E) finite floats, the vector of a text not depending on the others beside it. If it has `truncated`, that is the number
-    of texts so far that were too long for it."""
+    (N, E) finite floats, the vector of a text not depending on the others beside it. If it has `truncated` or `unknown`, these
+    are the numbers of texts so far that were too long for it, or in letters that it does not know."""
 
     fingerprint: str
     width: int
@@ -151,9 +152,14 @@ class SentenceShards:
             return False
         return all(self._block(index, number) is not None for number in range(about["blocks"]))
 
+    def kept(self, index: int) -> int:
+        """How many blocks of a shard are there."""
+        numbers = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"{index:05d}-*.json")]
+        return sum(self._block(index, number) is not None for number in numbers)
+
     def write(self, index: int) -> Iterator[int]:
-        """Write what is missing of a shard, after any other process that is at it; yields the characters of each block, whether
-        it was there or not."""
+        """Write what is missing of a shard, after any other process that is at it; yields the characters of each block, 0 of one
+        that was there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / f".{index:05d}.lock"):
             if self.done(index):
@@ -164,10 +170,11 @@ class SentenceShards:
             number, before = -1, self._lost()
             documents = (document for part in self.groups[index] for document in self.source.read(part))
             for number, block in enumerate(blocks(documents, self.characters)):
-                if self._block(index, number) is None:
+                missing = self._block(index, number) is None
+                if missing:
                     self._write(index, number, block, self._lost() - before)
                 before = self._lost()
-                yield sum(len(document.text) for document in block)
+                yield sum(len(document.text) for document in block) if missing else 0
             write_json(
                 sidecar_path(self.folder, index), {"key": self._key(index), "blocks": number + 1, "lost": self._lost() - before}
             )
@@ -176,9 +183,13 @@ class SentenceShards:
         """What the source could not read so far, by reason; some sources do not count it so."""
         return Counter(getattr(self.source, "lost", {}))
 
+    def _counted(self) -> dict[str, int]:
+        """What the encoder counted so far."""
+        return {name: getattr(self.encoder, name, 0) for name in COUNTED}
+
     def _write(self, index: int, number: int, block: list[Document], lost: Counter) -> None:
         writers: dict[str, _Writer] = {}
-        empty, cut = 0, getattr(self.encoder, "truncated", 0)
+        empty, before = 0, Counter(self._counted())
         try:
             for document, vectors in encoded(segmented(block, self.segmenter, self.lang, self.end), self.encoder, self.lang):
                 if not document.texts:
@@ -191,8 +202,8 @@ class SentenceShards:
         finally:
             for writer in writers.values():
                 writer.discard()
-        cut = getattr(self.encoder, "truncated", 0) - cut
-        about = {"key": self._key(index), "empty": empty, "truncated": cut, "files": entries, "lost": lost}
+        counted = {name: count - before[name] for name, count in self._counted().items()}
+        about = {"key": self._key(index), "empty": empty, **counted, "files": entries, "lost": lost}
         write_json(_block_path(self.folder, index, number), about)
 
     def _block(self, index: int, number: int) -> dict | None:
@@ -209,7 +220,7 @@ class SentenceShards:
         missing = [index for index in range(self.count) if not self.done(index)]
         if missing:
             raise Told(f"{len(missing)} of {self.count} shards of {self.folder} are missing: run the same command again")
-        entries, empty, cut, dropped = [], 0, 0, Counter(getattr(self.source, "dropped", {}))
+        entries, empty, counted, dropped = [], 0, Counter(), Counter(getattr(self.source, "dropped", {}))
         for index in range(self.count):
             shard = _sidecar(sidecar_path(self.folder, index))
             dropped.update(shard.get("lost", {}))
@@ -217,7 +228,8 @@ class SentenceShards:
                 about = self._block(index, number)
                 dropped.update(about.get("lost", {}))
                 entries += about["files"]
-                empty, cut = empty + about["empty"], cut + about.get("truncated", 0)  # older blocks do not say, nor what was lost
+                empty += about["empty"]
+                counted.update({name: about.get(name, 0) for name in COUNTED})  # older blocks do not say, nor what was lost
         totals = {split: Counter(sentences=0, documents=0, bytes=0) for split in SPLITS}
         for entry in entries:
             totals[entry["split"]].update({name: entry[name] for name in ("sentences", "documents", "bytes")})
@@ -225,7 +237,7 @@ class SentenceShards:
             "description": self.source.description, "source": self.source.fingerprint, "segmenter": self.segmenter.fingerprint,
             "encoder": self.encoder.fingerprint, "fingerprint": self.fingerprint, "lang": self.lang, "end": self.end,
             "width": self.encoder.width, "dtype": "<f2", "dropped": dropped,
-            "without_sentences": empty, "truncated": cut, "splits": totals, "shards": entries,
+            "without_sentences": empty, **{name: counted[name] for name in COUNTED}, "splits": totals, "shards": entries,
         }  # fmt: skip
         with locked(self.folder / ".manifest.lock"):
             write_json(self.folder / "manifest.json", manifest)
@@ -248,7 +260,8 @@ def build(shards: SentenceShards, progress: bool = True) -> None:
             if complete(folder, shards.fingerprint):
                 return
             missing = [index for index in range(shards.count) if not shards.done(index)]
-            with Progress(shards.count, shards.count - len(missing), folder, progress) as report:
+            kept = sum(map(shards.kept, missing))
+            with Progress(shards.count, shards.count - len(missing), folder, progress, kept) as report:
                 for index in missing:
                     for size in shards.write(index):
                         report.hear(size)

@@ -184,17 +184,20 @@ def _light_children(source) -> Iterator[None]:
 
 
 class Progress:
-    """A bar on a terminal, a line every five seconds elsewhere: shards, megabytes of text, speed, time to go."""
+    """A bar on a terminal, a line every five seconds elsewhere: shards, megabytes of text, speed, time to go. What was there
+    before, `finished` shards and `blocks` of others, is said first and no part of megabytes and speed."""
 
-    def __init__(self, shards: int, finished: int, folder: Path, shown: bool):
+    def __init__(self, shards: int, finished: int, folder: Path, shown: bool, blocks: int = 0):
         from tqdm import tqdm
 
         self.shards, self.finished, self.already, self.megabytes, self.start = shards, finished, finished, 0.0, time.monotonic()
-        self.name, self.shown, self.last, self.bar = folder.name, shown, self.start, None
-        if shown and sys.stdout.isatty():
+        self.name, self.shown, self.last, self.heard, self.bar = folder.name, shown, self.start, self.start, None
+        terminal = sys.stdout.isatty()
+        if shown and (blocks or (finished and not terminal)):
+            more = f" and {blocks} blocks of others" if blocks else ""
+            print(f"{self.name}: {finished} of {shards} shards{more} are there already", flush=True)
+        if shown and terminal:
             self.bar = tqdm(total=shards, initial=finished, unit="shard", desc=self.name, file=sys.stdout, dynamic_ncols=True)
-        elif shown and finished:
-            print(f"{self.name}: {finished} of {shards} shards are there already", flush=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -204,18 +207,21 @@ class Progress:
             self.bar.close()
 
     def hear(self, message: int | Exception | None) -> None:
-        """Bytes of text that were encoded, None for a finished shard, or what went wrong (which is raised)."""
+        """Bytes of text that were encoded, 0 where they were there before, None for a finished shard, or what went wrong (which
+        is raised)."""
         if isinstance(message, Exception):
             raise message
         self.megabytes += (message or 0) / 1e6
         self.finished += message is None
-        spent = time.monotonic() - self.start
+        now = time.monotonic()
+        self.start += now - self.heard if message == 0 else 0.0  # the time that reading on took is no part of the speed
+        self.heard, spent = now, now - self.start
         rate = f"{self.megabytes:.0f} MB, {self.megabytes / max(spent, 1e-9):.1f} MB/s"
         if self.bar is not None:
             self.bar.set_postfix_str(rate, refresh=False)
             self.bar.update(message is None)
-        elif self.shown and self.start + spent - self.last > 5:
-            self.last = self.start + spent
+        elif self.shown and now - self.last > 5:
+            self.last = now
             new = self.finished - self.already
             to_go = f", {spent / new * (self.shards - self.finished):.0f} s to go" if new else ""
             print(f"{self.name}: {self.finished} of {self.shards} shards, {rate}{to_go}", flush=True)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from zoo.data.pieces import NO_TEXT, PART, Piece, cut, no_text, not_blank, sample_hash, texts
+from zoo.data.pieces import NO_TEXT, PART, Piece, cut, joined, no_text, not_blank, sample_hash, texts
 from zoo.explain import Told
 
 
@@ -70,7 +70,7 @@ class Files(Source):
 
     Args:
         patterns: paths or globs (`**` goes into folders); documents come in the order of the sorted paths.
-        column: field of the text; by default "text", else "content".
+        column: field of the text; by default "text", else "content". A list of strings there is a text of as many lines.
         validation, test: share of documents held out by the hash of their text. Where it catches none of a small corpus, the
             document with the lowest hash is taken, so that no split asked for is empty.
         longest: bytes; a longer text file is cut at line ends into documents of about this size.
@@ -147,7 +147,7 @@ class Files(Source):
         if count < len(wanted):
             raise ValueError(
                 f"{self.description} holds {count} different document(s), too few for {', '.join(wanted)}: add "
-                "files, cut long text files with a smaller `longest`, or set `validation` and `test` to 0"
+                "files, cut long text files with a smaller `longest`, or hold out nothing (data.share 0, where data have it)"
                 + ("; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in lost.items()) if lost else "")
                 + ("; name the field of the text with `column`" if lost[NO_TEXT] else "")
             )
@@ -162,7 +162,7 @@ class Hub(Source):
 
     Args:
         name, config, split, revision, data_files: as `datasets.load_dataset` takes them; `revision` pins the content.
-        column: field of the text.
+        column: field of the text, or of a list of strings, which are its lines.
         megabytes: at most so much text (10⁶ bytes, all splits together), in equal shares from shards spread over the data set.
         validation, test: share of documents held out by hash. The default is 0.0005, what CoCoMix holds out of OpenWebText;
             with a cap it is what makes about 1 MB, at most 5 %.
@@ -218,7 +218,7 @@ class Hub(Source):
 
     def _texts(self, shard: int, shards: int, room: int | None) -> Iterator[str | None]:
         for row in self._rows(shard, shards):
-            text = row.get(self.column)
+            text = joined(row.get(self.column))
             if not isinstance(text, str) and not (self.forgiving and self.column in row and text is None):
                 raise no_text(self.description, self.column, ((name, type(value).__name__) for name, value in row.items()))
             if room is not None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.explain import Told
+
 END = "<|endoftext|>"
 END_NAMES = (END, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")  # GPT-2; Llama 1 and 2; Llama 3; Gemma; Qwen chat
 # GPT-2's split into words, with possessive quantifiers (same matches, less backtracking); in `tokenizers` it is `ByteLevel`.
@@ -243,7 +245,7 @@ def _fetch(name: str) -> tuple[Path, Path | None]:
     except Exception as error:  # no network, no such name, gated: one sentence for all
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = "no connection to it" if isinstance(error, LocalEntryNotFoundError) else lines[0]
-        raise RuntimeError(
+        raise Told(
             f"tokenizer: {name!r} cannot be had from the hub ({reason}): check the name and the network, or use tokenizer "
             "bytes, bpe, or the path of a tokenizer.json, which need none"
         ) from None

@@ -139,7 +139,8 @@ class WARC(Source):
         if missing and len(donor) <= len(missing):
             raise ValueError(
                 f"{self.description}: {kept.total()} document(s) left, too few for {', '.join(self._wanted)}: add files, keep "
-                f"all languages (data.all_languages), or set validation and test to 0; left out: {_listed(dropped)}"
+                "all languages (data.all_languages) or repetitions (data.repetitions), or hold out nothing (data.share 0); "
+                f"left out: {_listed(dropped)}"
             )
         repeats = {path: frozenset(numbers) for path, numbers in repeated.items()}
         return +dropped, kept.total(), repeats, dict(zip(donor, missing))

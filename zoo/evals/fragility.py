@@ -121,17 +121,22 @@ def _place(gram: str, width: int) -> int:
 class Encoder:
     """A sentence encoder of the hub or a local folder through transformers, such as the paper's mGTE: the first token's vector.
 
-    trust: mGTE brings its own modelling code, which runs only where this is true.
+    trust: mGTE brings its own modelling code, which runs only where this is true. device: "auto" is a GPU where the process has
+    one.
     Raises RuntimeError, in a sentence, where the model cannot be had.
     """
 
-    def __init__(self, name: str = "Alibaba-NLP/gte-multilingual-base", trust: bool = False, batch: int = 64):
+    def __init__(
+        self, name: str = "Alibaba-NLP/gte-multilingual-base", trust: bool = False, batch: int = 64, device: str = "auto"
+    ):
         from transformers import AutoModel, AutoTokenizer
 
         self.name, self.batch = name, batch
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-            self.model = AutoModel.from_pretrained(name, trust_remote_code=trust).eval()
+            self.model = AutoModel.from_pretrained(name, trust_remote_code=trust).eval().to(device)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
             raise Told(

@@ -1,6 +1,7 @@
 """The encoder of a space as settings: what a store of sentences names in a recipe and sends to other machines."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from zoo.sonar.folder import CONFIG
 from zoo.sonar.named import found_at, sources
 from zoo.sonar.space import Space
 
+DTYPES = ("float32", "bfloat16")
+
 
 class SpaceEncoder:
     """Turns sentences into a space's vectors. The space is opened where and when it is first needed: an encoder that is sent to
@@ -22,13 +25,17 @@ class SpaceEncoder:
             sources joined by "+" (zoo.sonar.named).
         device: "auto" is a GPU where the process has one.
         dtype: of weights and products; vectors are float32.
+        lang: that every text is read as, whatever the language of the store, by whose rules it was cut; None: the store's. With
+            it a space of a few languages reads text of others, as well as its pieces allow.
     """
 
-    def __init__(self, space: str, device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32"):
-        self.space, self.device, self.dtype = space, device, dtype
+    def __init__(
+        self, space: str, device: str = "auto", dtype: Literal["float32", "bfloat16"] = "float32", lang: str | None = None
+    ):
+        self.space, self.device, self.dtype, self.lang = space, device, dtype, lang
 
     def __getstate__(self) -> dict:
-        return {"space": self.space, "device": self.device, "dtype": self.dtype}
+        return {"space": self.space, "device": self.device, "dtype": self.dtype, "lang": self.lang}
 
     @cached_property
     def opened(self) -> Space:
@@ -42,14 +49,7 @@ class SpaceEncoder:
     def fingerprint(self) -> str:
         """Hex digest of what decides a vector: of a folder its encoder's files, which are hashed and not opened; of a card its
         name. Raises FileNotFoundError, in a sentence, of a path where no space is."""
-        told = hashlib.sha256(f"{self.dtype} ".encode())
-        for source in sources(self.space):
-            folder = found_at(source)
-            if folder is None:
-                told.update(f"card {source} ".encode())
-            elif folder.is_dir():
-                _add_files(told, folder)
-        return told.hexdigest()[:32]
+        return _read_as(_decided(self.space, self.dtype), self.lang)
 
     @property
     def width(self) -> int:
@@ -60,9 +60,37 @@ class SpaceEncoder:
         """Texts so far that were too long for it."""
         return self.opened.truncated if "opened" in self.__dict__ else 0
 
+    @property
+    def unknown(self) -> int:
+        """Texts so far that are mostly of letters its tokenizer does not know."""
+        return self.opened.unknown if "opened" in self.__dict__ else 0
+
     def encode(self, texts: list[str], lang: str) -> Tensor:
         """(N, E) float32. Raises ValueError, in a sentence, for a language that the space does not have."""
-        return self.opened.encode(texts, lang)
+        return self.opened.encode(texts, self.lang or lang)
+
+
+def fingerprints(space: str, langs: Iterable[str] = ()) -> set[str]:
+    """Those that a `SpaceEncoder` of a space may have: of either dtype, and of any of these as its `lang`, or none."""
+    return {_read_as(told, lang) for told in [_decided(space, dtype) for dtype in DTYPES] for lang in (None, *langs)}
+
+
+def _decided(space: str, dtype: str):
+    told = hashlib.sha256(f"{dtype} ".encode())
+    for source in sources(space):
+        folder = found_at(source)
+        if folder is None:
+            told.update(f"card {source} ".encode())
+        elif folder.is_dir():
+            _add_files(told, folder)
+    return told
+
+
+def _read_as(told, lang: str | None) -> str:
+    told = told.copy()
+    if lang is not None:
+        told.update(f"lang {lang}".encode())
+    return told.hexdigest()[:32]
 
 
 def _add_files(told, folder: Path) -> None:

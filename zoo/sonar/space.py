@@ -16,11 +16,12 @@ from zoo.nn.packed import packed
 from zoo.sonar.named import open_parts
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.search import beam_search, greedy
-from zoo.sonar.tokens import EOS, PAD, Tokenizer
+from zoo.sonar.tokens import EOS, PAD, UNK, Tokenizer
 
 if TYPE_CHECKING:
     from zoo.sonar.data import AutoEncoding
 
+STRANGE = 3  # a text is not known if more than one in so many pieces is not (a run of letters without a piece counts as one)
 WORTH = 512  # tokens from which on packing the weights (zoo.nn.packed, on a CPU) costs less than it saves
 
 
@@ -28,7 +29,8 @@ class Space:
     """An encoder and a decoder (either may be missing) with their tokenizers.
 
     tokenizer: the encoder's. target: the decoder's, where it is another one. normalizer: of the space's vectors.
-    truncated, cut: texts that were too long for the encoder, and outputs that reached the limit before their end, so far.
+    truncated, unknown, cut: texts that were too long for the encoder, texts of which the tokenizer does not know more than a
+    third of the pieces, and outputs that reached the limit before their end, so far.
 
     A sentence's vector does not depend on what else is encoded with it, beyond rounding (1e-6 of its size in fp32).
     """
@@ -43,7 +45,7 @@ class Space:
     ):
         self.tokenizer, self.target, self.normalizer = tokenizer, target or tokenizer, normalizer
         self.encoder, self.decoder = encoder and encoder.eval(), decoder and decoder.eval()
-        self.truncated = self.cut = 0
+        self.truncated = self.unknown = self.cut = 0
 
     @classmethod
     def opened(
@@ -106,7 +108,8 @@ class Space:
         """One vector per text (N, E), float32, in the order of the texts, on the net's device.
 
         budget: tokens of a batch, padding counted; default 512 on a CPU (more would only be padded more) and 16384 elsewhere.
-        A text of more tokens than the encoder has positions loses its end (the end token stays), with a warning and a count.
+        A text of more tokens than the encoder has positions loses its end (the end token stays), with a warning and a count; so
+        are texts told and counted that are mostly of letters the tokenizer has no pieces for.
         """
         if self.encoder is None:
             raise ValueError("This space has no encoder: open one as well, for instance the card text_sonar_basic_encoder.")
@@ -158,6 +161,14 @@ class Space:
 
     def _fitted(self, rows: list[list[int]]) -> list[list[int]]:
         """Rows of ids, none longer than the encoder's positions."""
+        strange = sum(STRANGE * row.count(UNK) > len(row) - 2 for row in rows)  # less the language and the end
+        if strange:
+            self.unknown += strange
+            warnings.warn(
+                f"{strange} of {len(rows)} texts are in letters that the space's tokenizer does not know (over a third of their "
+                "pieces), so their vectors hardly tell what they say: leave them out, or take a space of their language.",
+                stacklevel=3,
+            )
         most = self.encoder.positions
         over = sum(len(row) > most for row in rows)
         if over:

@@ -23,6 +23,7 @@ from zoo.data.modules import OpenWebText
 from zoo.data.order import permute
 from zoo.data.sentences import END
 from zoo.data.sources import Files
+from zoo.data.warc import WARC
 
 
 @pytest.fixture
@@ -198,6 +199,41 @@ def test_all_languages_of_an_archive(data, tmp_path):
     assert count(data(**given)) == 10 and count(data(**given, all_languages=True)) == 30
 
 
+def test_an_archive_of_a_page_is_a_store_without_held_out_documents(data, tmp_path, attach):
+    pytest.importorskip("warcio", reason="warcio is in the extra `sentences`")
+    (tmp_path / "a.wet").write_bytes(by_record([conversion(text) for text in [paragraph(0)] * 3]))
+    given = {"source": "warc", "files": [f"{tmp_path}/a.wet"]}
+    with pytest.raises(ValueError, match=r"1 document.*too few for train, validation, test: .*data\.repetitions.*data\.share 0"):
+        data(**given)
+    counts = {}
+    for repetitions in (False, True):
+        made = attach(data(**given, share=0, repetitions=repetitions, batch=1), max_steps=2)
+        counts[repetitions] = {split: len(store) for split, store in made.stores.items()}
+        assert len(list(made.train_dataloader())) == 2
+        for held in (made.val_dataloader, made.test_dataloader):
+            with pytest.raises(ValueError, match=r"nothing is held out: .*data\.share above 0.*limit_val_batches=0"):
+                held()
+    assert counts == {False: {"train": 1, "validation": 0, "test": 0}, True: {"train": 3, "validation": 0, "test": 0}}
+    tokens = data(**given, view="tokens", tokenizer="bytes", context=16, share=0, encoder=None, prepare_workers=1)
+    assert tokens.windows("train") > 5
+    with pytest.raises(ValueError, match="nothing is held out"):
+        tokens.windows("test")
+
+
+def test_a_share_of_any_documents_is_held_out(files, tmp_path):
+    kinds = {"files": {"files": files}, "hub": {}, "stories": {}, "warc": {"files": files}}
+    for source, given in kinds.items():
+        made = {share: CommonCrawlSentences(source=source, **given, share=share).corpus for share in (None, 0, 0.2)}
+        assert len({each.fingerprint for each in made.values()}) == 3
+        assert (made[0].validation, made[0.2].test, made[0.2].validation) == (0, 0.2, 0.2)
+        assert made[None].fingerprint == CommonCrawlSentences(source=source, **given).corpus.fingerprint
+    distinct = CommonCrawlSentences(source="files", files=files, share=0.2, similar=0.9).corpus
+    assert distinct.fingerprint != CommonCrawlSentences(source="files", files=files, similar=0.9).corpus.fingerprint
+    assert CommonCrawlSentences(source="files", files=files).corpus.fingerprint == Files(files).fingerprint
+    assert {each.split for each in CommonCrawlSentences(source="files", files=files, share=0).corpus.documents()} == {"train"}
+    assert CommonCrawlSentences(source="warc", files=files).corpus.fingerprint == WARC(files).fingerprint
+
+
 def test_a_store_stands_for_its_corpus(data, attach):
     made = data()
     lone = data(source="store", files=[str(made.folder)], encoder=None, segmenter=None)
@@ -237,6 +273,11 @@ def test_it_is_described_by_a_config():
         ({"files": ["a"]}, "data.files and `data.source: files`"),
         ({"source": "warc", "files": ["a"], "lang": "english"}, "'english' is no code of a language"),
         ({"source": "installed", "context": 0}, r"data.context \(0\)"),
+        ({"source": "stories", "share": 0.5}, r"data.share is 0.5: hold out less than half"),
+        (
+            {"source": "warc", "files": ["a"], "repetitions": True, "similar": 0.9},
+            "data.repetitions keeps what",
+        ),
     ],
 )
 def test_mistakes_are_named(given, message):

@@ -228,12 +228,13 @@ def test_sat_through_wtpsplit(monkeypatch, tmp_path):
                 raise OSError("segment-any-text/sat-0l is not a local folder\nand more lines")
             made.append((model, tokenizer))
 
-        eval = to = lambda self, *device: self
+        eval = lambda self: self
+        to = lambda self, device: places.append(device) or self
 
         def predict_proba(self, text, stride, block_size):
             return np.array([0.9 if character in "。.\n" else 0.1 for character in text])
 
-    made = []
+    made, places = [], []
     monkeypatch.setattr(segment, "package", lambda name: SimpleNamespace(SaT=Fake))
     (tmp_path / "tokenizer.json").write_text("{}")
     for model in ("sat-3l", str(tmp_path)):
@@ -241,6 +242,10 @@ def test_sat_through_wtpsplit(monkeypatch, tmp_path):
         assert sat("One. Two\n三。四") == ["One.", "Two", "三。", "四"] and sat(" ") == []
         assert pickle.loads(pickle.dumps(sat))._sat is None
     assert made == [("sat-3l", "facebookAI/xlm-roberta-base"), (str(tmp_path), str(tmp_path))]
+    for there, device in ((True, "auto"), (False, "auto"), (True, "cpu"), (True, "cuda:1")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        SaT("sat-3l", device=device)("One. Two")
+    assert places[2:] == ["cuda", "cpu", "cpu", "cuda:1"]
     assert SaT(str(tmp_path)).fingerprint != SaT().fingerprint
     with pytest.raises(RuntimeError, match=r"SaT's weights 'sat-0l'.*not a local folder\): check the name.*Boundaries"):
         SaT("sat-0l")("a b")

@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from zoo.data import sentences
 from zoo.data.scale import executor
 from zoo.data.sentence_store import SentenceStore, report
 from zoo.data.sentences import END, SentenceShards, build
+from zoo.data.shards import Progress
 from zoo.data.sources import Files
 
 COUNTS = [1, 3, 127, 128, 129, 255, 256, 400, 0, 5, *range(2, 40)]
@@ -115,6 +117,45 @@ def test_a_killed_build_goes_on_where_it_was(shards, limit, monkeypatch):
     assert idle.count == 0
 
 
+def test_a_resumed_build_tells_what_was_there(shards, capsys, monkeypatch):
+    made = shards()
+    kept = [size for size, _ in zip(made.write(0), range(3))]
+    assert all(kept) and made.kept(0) == 4  # the fourth was written before it was asked whether it is wanted
+    now, heard = [100.0], []
+    monkeypatch.setattr("zoo.data.shards.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def hear(self, message):
+        now[0] += 10
+        heard.append(message)
+        return plain(self, message)
+
+    plain = Progress.hear
+    monkeypatch.setattr(Progress, "hear", hear)
+    build(shards())
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "store: 0 of 2 shards and 4 blocks of others are there already"
+    assert heard[:4] == [0] * 4 and all(size != 0 for size in heard[4:])
+    written = sum(filter(None, heard)) / 1e6
+    assert said[4] == "store: 0 of 2 shards, 0 MB, 0.0 MB/s"
+    assert said[-1] == f"store: 2 of 2 shards, {written:.0f} MB, {written / (10 * len(heard[4:])):.1f} MB/s, 0 s to go"
+    (made.folder / "manifest.json").unlink()
+    (made.folder / "00001.json").unlink()
+    build(shards())
+    assert " 1 of 2 shards and " in capsys.readouterr().out.splitlines()[0]
+
+
+def test_speed_is_of_what_is_done_now(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("zoo.data.shards.time", SimpleNamespace(monotonic=lambda: now[0]))
+    report = Progress(2, 0, Path("store"), True, 1)
+    for message, seconds in ((0, 100), (40_000_000, 10), (None, 0), (20_000_000, 10)):
+        now[0] += seconds
+        report.hear(message)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "store: 0 of 2 shards and 1 blocks of others are there already"
+    assert lines[-2:] == ["store: 0 of 2 shards, 40 MB, 4.0 MB/s", "store: 1 of 2 shards, 60 MB, 3.0 MB/s, 20 s to go"]
+
+
 def test_two_writers_of_a_shard_take_turns(shards, monkeypatch):
     monkeypatch.setattr(sentences, "BATCH", 32)
     monkeypatch.setattr("platform.node", lambda: "node7")
@@ -171,9 +212,11 @@ def test_a_store_of_more_files_than_a_process_may_open(shards, source):
 def test_what_was_cut_or_dropped_is_in_the_manifest(shards, source):
     class Short(Hashed):
         truncated = 3  # of an earlier store
+        unknown = 0
 
         def encode(self, texts, lang):
             self.truncated += sum(len(text) > 15 for text in texts)
+            self.unknown += sum("ö" in text for text in texts)
             return super().encode(texts, lang)
 
     made = shards(encoder=Short(), characters=1)  # a block for each document
@@ -186,6 +229,9 @@ def test_what_was_cut_or_dropped_is_in_the_manifest(shards, source):
     cut = sum(len(text) > 15 for texts in documents for text in set(texts))
     assert manifest["truncated"] == cut > again.encoder.truncated - 3 > 0 and manifest["dropped"] == {"broken record": 2}
     assert f"left out: 2 broken record, 1 without a sentence; {cut:,} sentences were too long for the encoder" in report(manifest)
+    strange = sum("ö" in text for texts in documents for text in set(texts))
+    assert manifest["unknown"] == strange > again.encoder.unknown > 0
+    assert f"; {strange:,} sentences are in letters that the encoder hardly knows" in report(manifest)
 
 
 def test_what_could_not_be_read_is_counted_once(shards, source, tmp_path):

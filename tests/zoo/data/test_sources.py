@@ -172,7 +172,10 @@ def broken(tmp_path):
         "list.json": (b'[\n{"text": "a"}\n]', r"list\.json, line 1, is no JSON"),
         "value.jsonl": (good + b"3\n", r"value\.jsonl, line 6, is JSON of type int: the file needs one JSON object"),
         "field.jsonl": (good + b'{"title": "a", "body": "b"}\n', r"line 6, has no text in text or content, but title \(str\)"),
-        "type.jsonl": (good + b'{"text": ["a"]}\n', r"line 6, has no text in text or content, but text \(list\): name the field"),
+        "type.jsonl": (
+            good + b'{"text": ["a", 3]}\n',
+            r"line 6, has no text in text or content, but text \(list\): name",
+        ),
         "latin.txt": ("a\nb\ncafé".encode("latin-1"), r"latin\.txt, line 3, is not UTF-8: convert"),
         "bad.parquet": (b"PAR1 not really", r"bad\.parquet is no parquet file"),
     }
@@ -245,9 +248,29 @@ def test_what_is_no_fault_of_a_file_ends_a_forgiving_build(tmp_path, monkeypatch
     assert not source.lost
 
 
+def test_a_list_of_strings_is_a_text_of_as_many_lines(tmp_path):
+    rows = [["One.", "Two."], "plain", [], ["Three.", None, "Four\nfive."], None]
+    wanted = ["One.\nTwo.", "plain", "Three.\n\nFour\nfive."]
+    sources = [Files(write_lines(tmp_path / "a.jsonl", rows, "sentences"), "sentences", 0, 0)]
+    sources += [Files(write_lines(tmp_path / "b.jsonl.gz", rows), validation=0, test=0)]
+    lists = [row if isinstance(row, list | None) else [row] for row in rows]
+    for name, kind in (("list", pyarrow.list_), ("large", pyarrow.large_list)):
+        table = pyarrow.table({"text": pyarrow.array(lists, kind(pyarrow.string()))})
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+        sources += [Files(str(tmp_path / f"{name}.parquet"), validation=0, test=0)]
+    sources += [Hub("json", data_files=[write_lines(tmp_path / "c.jsonl", lists[:-1])], validation=0, test=0)]
+    assert [texts(source) for source in sources] == [wanted] * 5
+    raw = pyarrow.array([b"a", b"caf\xe9", b"c"], pyarrow.binary()).view(pyarrow.string())
+    broken = pyarrow.ListArray.from_arrays(pyarrow.array([0, 2, 3], pyarrow.int32()), raw)
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "broken.parquet")
+    source = Files(str(tmp_path / "broken.parquet"), validation=0, test=0)
+    source.forgiving = True
+    assert texts(source) == ["c"] and source.lost == {"texts that are not UTF-8": 1}
+
+
 def test_a_file_of_other_columns_counts_once_and_is_named(tmp_path):
     for name, column in (("other", "n"), ("lists", "text")):
-        table = pyarrow.table({column: [["a"]] * 9 if column == "text" else list(range(9))})
+        table = pyarrow.table({column: [[3]] * 9 if column == "text" else list(range(9))})
         pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=3)
     write_lines(tmp_path / "whole.jsonl", sentences(3))
     source = Files(f"{tmp_path}/*", validation=0, test=0)

@@ -9,7 +9,7 @@ from zoo.data.segment import Cleaned, Sentencex
 from zoo.data.sources import Files
 from zoo.evals import autobleu
 from zoo.evals.autobleu import AutoBLEU, bleu, grouped, round_trips, spread
-from zoo.evals.fragility import CharacterNgrams, FragilityScores, fragility, sentence_bleu
+from zoo.evals.fragility import CharacterNgrams, Encoder, FragilityScores, fragility, sentence_bleu
 from zoo.nn.fragility import FragilityModel
 from zoo.nn.normalizer import Normalizer
 
@@ -138,6 +138,32 @@ def test_ngrams_know_spelling_and_rareness():
     assert cosine("The ship.", "the SHIP!") == pytest.approx(1) and cosine("ship", "xylophone") < 0.1
     assert cosine("the zebra runs", "the zebra sleeps") > cosine("the zebra runs", "the number sleeps")
     assert reader(["!?"]).abs().sum() == 0
+
+
+def test_an_encoder_of_the_hub_takes_the_gpu_that_is_there(monkeypatch):
+    class Model(torch.nn.Embedding):
+        device = torch.device("cpu")
+
+        def to(self, device):
+            places.append(device)
+            return self
+
+        def forward(self, input_ids):
+            return SimpleNamespace(last_hidden_state=super().forward(input_ids))
+
+    class Ids(dict):
+        to = lambda self, device: self
+
+    places, model, asked = [], Model(256, 8), {"trust_remote_code": False}
+    tokenize = lambda texts, **_: Ids(input_ids=torch.tensor([[ord(text[0])] for text in texts]))
+    opens = lambda found: SimpleNamespace(from_pretrained=lambda name, **given: found if given == asked else None)
+    monkeypatch.setattr("transformers.AutoModel", opens(model))
+    monkeypatch.setattr("transformers.AutoTokenizer", opens(tokenize))
+    for there, device in ((True, "auto"), (False, "auto"), (True, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        found = Encoder("some/model", device=device, batch=2)(["a", "b", "c"])
+        torch.testing.assert_close(found, torch.nn.functional.normalize(model.weight[[97, 98, 99]]).detach())
+    assert places == ["cuda", "cpu", "cpu"]
 
 
 def test_the_model_learns_a_function_of_the_vector():

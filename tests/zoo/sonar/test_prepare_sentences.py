@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from zoo.__main__ import main
 from zoo.data import scale
@@ -126,6 +128,16 @@ def test_archives_are_extracted_and_encoded_by_the_executor(home, tmp_path, caps
     assert said.index("2 tasks of Extracts") < said.index("2 tasks of SentenceShards")
     assert found["documents"] == 30 and "left out: 5 exact duplicate" in said
     assert main(words(home, tmp_path / "loop", *given)) == found and content(tmp_path / "loop") == content(tmp_path / "data")
+
+
+def test_the_words_of_a_recipe_of_files_show_samples_by_its_own_space():
+    root = Path(__file__).parents[3]
+    said = (root / "recipes/sentences/files.yaml").read_text()
+    [words] = re.findall(r"^#   zoo fit (.*?) …", said, re.M)
+    merged = OmegaConf.merge(*map(OmegaConf.load, [root / word for word in words.split() if word != "-c"]))
+    [board] = [each for each in merged.trainer.callbacks if each.class_path.endswith("SentenceBoard")]
+    assert board.init_args.space == merged.data.init_args.encoder.init_args.space == "zoo/sonar/small"
+    assert merged.data.init_args.source == "files"
 
 
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[3] / "recipes/sentences").glob("*.yaml")), ids=lambda p: p.stem)

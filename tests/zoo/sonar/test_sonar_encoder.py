@@ -10,6 +10,8 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
+from zoo.data.crawl import CommonCrawlSentences
+from zoo.data.sentences import END
 from zoo.sonar import Space, SpaceEncoder
 from zoo.sonar.folder import write_folder
 
@@ -58,6 +60,32 @@ def test_its_fingerprint_is_of_what_decides_a_vector(home, tmp_path):
         fingerprint(home / "nowhere")
     joined = fingerprint(f"{home}/space+another_decoder")
     assert len({joined, fingerprint(home / "space"), fingerprint("another_decoder")}) == 3
+
+
+def test_a_store_of_one_language_may_be_read_as_another(home, tmp_path):
+    heard, plain = [], SpaceEncoder(str(home / "space"), device="cpu")
+
+    class Rules:
+        fingerprint = "rules"
+
+        def __call__(self, text, lang):
+            heard.append(lang)
+            return text.splitlines()
+
+    rows = [{"sentences": [f"A ship {i}.", "The sea was calm."]} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"source": "files", "files": [f"{tmp_path}/rows.jsonl"], "column": "sentences", "lang": "hin_Deva"}
+    given |= {"segmenter": Rules(), "root": str(tmp_path / "data")}
+    with pytest.raises(ValueError, match="no language 'hin_Deva'"):
+        CommonCrawlSentences(**given, encoder=plain).prepare_data()
+    encoder = pickle.loads(pickle.dumps(SpaceEncoder(str(home / "space"), device="cpu", lang="eng_Latn")))
+    data = CommonCrawlSentences(**given, encoder=encoder)
+    data.prepare_data()
+    data.setup()
+    assert set(heard) == {"hin_Deva"} and data.stores["train"].texts(0) == [*rows[0]["sentences"], END]
+    vectors, _ = data.stores["train"].chunks(np.array([0]))
+    np.testing.assert_allclose(vectors[0], plain.encode(data.stores["train"].texts(0), "eng_Latn").numpy(), atol=2e-3)
+    assert len({each.fingerprint for each in (plain, encoder, SpaceEncoder(str(home / "space"), lang="fra_Latn"))}) == 3
 
 
 def test_a_configuration_names_it(home, tmp_path):

@@ -61,6 +61,14 @@ def test_nothing_is_cut_silently(space):
     assert space.cut == 2
 
 
+def test_letters_without_pieces_are_told(space, tiny, recwarn):
+    space.encode([*tiny.texts, "Pu 42.", ""])
+    assert space.unknown == 0 and not recwarn
+    with pytest.warns(UserWarning, match="2 of 4 texts are in letters that the space's tokenizer does not know") as told:
+        space.encode(["Море было спокойно.", "Pu.", "समुद्र शांत था।", "Pu. море"])
+    assert space.unknown == 2 and len(told) == 1 and told[0].filename == __file__
+
+
 def test_nothing_at_all(space):
     assert space.encode([]).shape == (0, 32) and space.decode(torch.empty(0, 32)) == []
     assert space.encode([""]).isfinite().all()
