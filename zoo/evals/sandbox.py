@@ -35,8 +35,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from zoo.explain import Told
-
 ENABLE = (
     "allow it with sysctl user.max_user_namespaces=10000, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0, on older "
     "Debian kernel.unprivileged_userns_clone=1, in Docker --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
@@ -179,7 +177,7 @@ class Jail:
         message = self.channel.recv(1 << 16)
         if not message:
             self.close()
-            raise Told(
+            raise RuntimeError(
                 "The process of a jail was killed, perhaps because memory ran out: go on with fewer workers, samples are kept."
             )
         reply = json.loads(message)
