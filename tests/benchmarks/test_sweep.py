@@ -73,6 +73,7 @@ def house(tmp_path, monkeypatch):
         "recipes/scales/laptop.yaml": "data: {}\n",
         "zoo/__init__.py": "",
         "zoo/cli.py": CLI,
+        "zoo/files.py": (REPOSITORY / "zoo/files.py").read_text(),  # which writes the records
         "torch.py": "def get_num_threads(): return 1",
         "lightning.py": "class Callback: pass",
     }
