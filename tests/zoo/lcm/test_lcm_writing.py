@@ -10,7 +10,7 @@ import torch
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, parts
 from zoo.__main__ import main
 from zoo.lcm import Base
-from zoo.lcm.generate import chosen, longest, opened
+from zoo.lcm.generate import chosen, fits, longest, opened
 from zoo.lcm.quant import Chosen
 from zoo.lcm.writing import END, Draft, Stop, continued
 from zoo.nn.diffusion import Sampler
@@ -105,6 +105,17 @@ def test_some_are_over_before_others(folder):
     prompts = [torch.randn(n, WIDTH, generator=generator) for n in (3, 1, 4)]
     stop = Stop(torch.randn(WIDTH, generator=generator), 0.6, 0.97, 6)
     assert len({len(each) for name in ARMS for each in told(arm(name, folder), prompts, stop, seeds=[5, 6, 7])}) > 2
+
+
+@pytest.mark.parametrize("name", ["one", "discrete", "continuous"])
+def test_no_place_is_written_at_that_was_never_learnt(name, folder):
+    """Places are learnt, so a document ends where training's chunks do, unless the net is told of more."""
+    net, endless = arm(name, folder, positions=None), Stop(similar=2, repeated=2)
+    assert net.trunk.positions == len(net.tower.places.weight) == CONTEXT
+    assert len(told(net, [torch.zeros(3, WIDTH)], endless)[0]) == CONTEXT - 3
+    assert len(list(Draft(net, Hashed(), ["A man."] * 3, stop=endless).write())) == CONTEXT - 3
+    with pytest.raises(ValueError, match=f"The net reads {CONTEXT - 1} sentences, and it has 8: give the last 7"):
+        fits(net, ["A man."] * CONTEXT, "it")
 
 
 def test_prompts_that_cannot_be_continued(folder):
