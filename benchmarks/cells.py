@@ -65,7 +65,7 @@ class Results:
     def used(self) -> list[Record]:
         """Records that the page stands on: of the rows, and of what they needed."""
         done = record.finished(self.records)
-        return [done[key] for key in dict.fromkeys(run.key for run in _with_needs(self.runs)) if key in done]
+        return [done[key] for key in dict.fromkeys(run.key for run in with_needs(self.runs)) if key in done]
 
     @property
     def needed(self) -> list[Record]:
@@ -76,7 +76,7 @@ class Results:
     @cached_property
     def failed(self) -> list[Record]:
         """Runs whose newest record is a failure, even where an older one is ok."""
-        mine = {run.key for run in _with_needs(self.runs)}
+        mine = {run.key for run in with_needs(self.runs)}
         newest = {r.key: r for r in sorted(self.records, key=lambda r: r.date) if r.key in mine}
         return sorted((r for r in newest.values() if r.status == "failed"), key=lambda r: (r.run, r.seed))
 
@@ -211,8 +211,8 @@ def metric_of(spec: Spec, key: str) -> Metric:
     return next(metric for metric in spec.metrics if key in metric.keys)
 
 
-def _with_needs(runs: Iterable[Run]) -> Iterable[Run]:
+def with_needs(runs: Iterable[Run]) -> Iterable[Run]:
     """The runs, and what they start from, needs first."""
     for run in runs:
-        yield from _with_needs(run.needs)
+        yield from with_needs(run.needs)
         yield run

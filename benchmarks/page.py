@@ -5,10 +5,11 @@ A cell comes from records or prints "—"; the paper's numbers stand in columns 
 
 import json
 import math
+import shlex
 from collections.abc import Iterable
 
 from benchmarks import record, replay
-from benchmarks.cells import Results, interval, paper_value, reference
+from benchmarks.cells import Results, interval, paper_value, reference, with_needs
 from benchmarks.claims import in_words, number, word_of
 from benchmarks.record import TIMES, Record
 from benchmarks.spec import ROOT, Metric, Run, Spec
@@ -333,9 +334,15 @@ def _failures(results: Results) -> list[str]:
 
 
 def _commands(results: Results) -> list[str]:
-    """The sweep, then, folded, every row with its first seed and what it needs, once each."""
+    """The sweep, then, folded, every row with its first seed, each behind what it needs, once each."""
     first = [run for run in results.runs if run.seed == results.runs[0].seed]
-    commands = dict.fromkeys(command for run in first for command in (*(need.command for need in run.needs), run.command))
+    needs = {need.name: need.key for run in first for need in with_needs(run.needs)}
+    commands: dict[str, None] = {}
+    for run in with_needs(first):
+        if run.name in needs and not run.verb:  # where those that need it look for what it leaves
+            commands[shlex.join(["zoo", *run.arguments({"trainer.logger.init_args.version": run.name})])] = None
+        elif run.name in needs or run.key not in needs.values():
+            commands[run.command] = None
     sweep = ["```sh", f"make reproduce-{results.spec.name} SCALE={results.scale}", "```", ""]
     each = ["<details><summary>Its runs of the first seed, one by one</summary>", "", "```sh", *commands, "```", ""]
     return [*sweep, *each, "</details>"]

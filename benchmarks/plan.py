@@ -3,6 +3,7 @@
 A line per row, sums, and the command of every run. Nothing is trained or fetched: nets run on tensors without content.
 
     tokens = max_steps × devices × accumulate × batch × context, for the devices that the recipe's batch is meant for
+             (of nets that read sentences: chunks filled to the last sentence, and tokens are sentences)
     FLOPs  = those of a micro-step (`zoo.meter.training_flops`) × max_steps × accumulate × devices
     hours  = FLOPs / (devices × peak × MFU)
     memory = that of `benchmarks.memory`, which states its formulas
@@ -100,7 +101,10 @@ def sizes(plan: Plan) -> dict[str, Any]:
     extra: dict[str, Any] = {} if fit.strategy == "single" else {"trainer.strategy": fit.strategy}
     extra |= {"trainer.devices": fit.per_node, "trainer.num_nodes": fit.nodes}
     if (fit.batch, fit.accumulate) != (work.batch, work.accumulate):
-        extra |= {"data.init_args.batch": fit.batch, "trainer.accumulate_grad_batches": fit.accumulate}
+        size = {"data.init_args.batch": fit.batch}
+        if work.by_sentences:
+            size = {"data.init_args.sentences": fit.batch * work.context}
+        extra |= {**size, "trainer.accumulate_grad_batches": fit.accumulate}
         if work.validate:  # after the same steps as before
             extra["trainer.val_check_interval"] = max(1, work.validate * fit.accumulate // work.accumulate)
     return extra

@@ -3,6 +3,8 @@
 import re
 import shlex
 import subprocess
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ import zoo.cli
 from benchmarks import plan, workload
 from benchmarks.memory import DEVICES, Device, Fit, Memory
 from benchmarks.spec import expand, load
+from zoo.sonar.encoder import SpaceEncoder
+from zoo.sonar.space import Space
 
 H100 = DEVICES["h100"]
 SMALL = {"model.init_args.net.init_args.n": 2, "model.init_args.net.init_args.dim": 32}
@@ -205,8 +209,26 @@ def test_a_wrong_setting_names_its_row(spec):
         workload.workload(run, 1)
 
 
-def test_sentences_are_not_planned_and_fetch_no_space():
+def test_sentences_are_planned_and_fetch_no_space(monkeypatch):
     """Their encoder would be opened for the width of its vectors, and a card's weights are gigabytes."""
-    made = load("table-lcm-5")
-    with pytest.raises(ValueError, match="cosine: batches of sentences, whose lengths differ, are not planned"):
-        plan.plans(made, "paper", H100, 0.4)
+    monkeypatch.setattr(Space, "opened", None)
+    work = workload.workload(expand(load("table-lcm-5"), "paper")[0], 32)
+    assert (work.batch, work.context, work.steps) == (56, 128, 250_000) and work.tokens == 7168 * 32 * 250_000
+    assert work.net.parameters == pytest.approx(1.54e9, rel=0.01)  # 1.65e9 with queries and keys that have no effect
+    assert work.flops == pytest.approx(work.tokens * 6.24e9, rel=0.02)
+    row = plan.Plan((), work, Fit(64, "ddp", 14, 2, 0), "", 1.0)
+    words = plan.sizes(row)
+    assert words["data.init_args.sentences"] == 14 * 128 and "data.init_args.batch" not in words
+    run = next(run for run in expand(load("table-lcm-3"), "paper") if run.row == "quant-c-prose")
+    with pytest.raises(ValueError, match="space or store is not there, so nothing is planned yet: runs/"):
+        workload.workload(run, 32)
+    encoder = {"class_path": "zoo.sonar.SpaceEncoder", "init_args": {"space": "text_sonar_basic_encoder"}}
+    run = replace(run, overrides={**run.overrides, "data.init_args.encoder": encoder})
+    with pytest.raises(ValueError, match=r"quant-c-prose: its codebooks decide its sizes, and .* is not there"):
+        workload.workload(run, 32)
+
+
+def test_a_card_of_unknown_width_is_not_fetched():
+    data = SimpleNamespace(encoder=SpaceEncoder("some_card"))
+    with pytest.raises(ValueError, match="How wide the vectors of some_card are"):
+        workload.width(data)

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -438,3 +441,22 @@ def test_records_on_other_data_than_the_newest_are_left_out_and_named(small):
     page = report.page(small, "desk", base + moved)
     assert dict(cells(page, "base"))["a, units"] == "—" and dict(cells(page, "new"))["a, units"].startswith("4.10")
     assert "Left out: 3 records (`base`) on other data than the newest" in page and "Holds" not in page
+
+
+@pytest.mark.parametrize("name, scale", [("table-lcm-3", "desk"), ("figure-lcm-11", "laptop"), ("table-lcm-6", "paper")])
+def test_commands_run_one_by_one_as_they_are_printed(name, scale):
+    """What a command reads, one above it left there."""
+    lines = page_module._commands(Results(load(name), scale, []))
+    commands = [shlex.split(line) for line in lines if line.startswith("zoo ")]
+    assert len(commands) == len(set(map(tuple, commands)))
+    left: set[str] = set()
+    for words in commands:
+        told = dict(word.lstrip("-").partition("=")[::2] for word in words if word.startswith("--"))
+        own = told.get("out")
+        if version := told.get("trainer.logger.init_args.version"):
+            recipe = Path(words[words.index("-c") + 1]).with_suffix("")
+            own = f"runs/{'-'.join(recipe.parts[1:])}/{version}/pretrained"
+        read = {place for word in words for place in re.findall(r"runs/[\w./-]+?/pretrained", word)} - {own}
+        assert read <= left, (words, read - left)
+        left.add(own)
+    assert left - {None}

@@ -39,7 +39,7 @@ class Base(nn.Module):
         clip: normalized values are kept within ± this.
         loss: "space" measures errors in the space, as the paper's equations do (in units of the dimensions' mean square scale, so
             that learning rates mean the same in any space); "normalized" in normalized space, as the released code does.
-        positions: of the longest document.
+        positions: of the longest document; they are rotary, so also those behind `context` can be read, which training does not.
         checkpoint: keep only the inputs of each layer in training, and recompute the rest: less memory for more time.
     """
 

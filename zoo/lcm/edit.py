@@ -2,7 +2,7 @@
 
 import argparse
 
-from zoo.lcm.generate import add_arguments, fits, opened, room, sentences_of, show, text_of
+from zoo.lcm.generate import add_arguments, ending, fits, opened, room, sentences_of, show, text_of
 from zoo.lcm.writing import Draft
 
 
@@ -21,7 +21,7 @@ def main(words: list[str]) -> None:
     given = parser.parse_args(words)
     if (given.prompt is None) == (given.prompt_file is None):
         raise ValueError("zoo edit changes one text: give --prompt TEXT, or --prompt_file FILE.")
-    net, space = opened(given)
+    net, space, told = opened(given)
     text = given.prompt if given.prompt_file is None else text_of(given.prompt_file)
     sentences = sentences_of(text, given)
     fits(net, sentences, "the text")
@@ -29,7 +29,7 @@ def main(words: list[str]) -> None:
     last = len(sentences) + bool(given.insert)  # behind the last sentence one can be put, too
     if not asked[0].isdecimal() or not 1 <= int(asked[0]) <= last:
         raise ValueError(f"Sentences are counted from 1, here to {last}: {asked[0]} is none of these numbers.")
-    draft = Draft(net, space, sentences, given.lang, given.into, *room(net, len(sentences), given))
+    draft = Draft(net, space, sentences, given.lang, given.into, *room(net, len(sentences), ending(space, told, given), given))
     for number, sentence in enumerate(sentences, 1):
         print(f"{number:>4}  {sentence}")
     print("—")

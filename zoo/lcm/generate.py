@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,13 +13,15 @@ from torch import nn
 from zoo.data.language import LANG
 from zoo.data.segment import Capped, Cleaned, Sentencex
 from zoo.lcm.batch import TARGET
-from zoo.lcm.writing import END, Draft, Stop, continued
+from zoo.lcm.writing import END, Draft, Stop, continued, fits_space
 from zoo.pretrained import from_pretrained
+from zoo.sonar.encoder import SpaceEncoder
 from zoo.sonar.folder import located
 from zoo.sonar.named import sources
 from zoo.sonar.space import Space
 
 ABOUT = "about.json"  # of zoo.sonar.ship, which takes seconds to import
+SPACE = "tokenizer/space.json"  # what CommonCrawlSentences leaves beside a net
 
 
 def main(words: list[str]) -> None:
@@ -31,20 +35,21 @@ def main(words: list[str]) -> None:
     )
     add_arguments(parser)
     given = parser.parse_args(words)
-    net, space = opened(given)
+    net, space, told = opened(given)
     texts = [*given.prompt, *map(text_of, given.prompt_file)]
     if not texts:
         raise ValueError("A Large Concept Model goes on from a text: give --prompt TEXT or --prompt_file FILE.")
     prompts = [sentences_of(text, given) for text in texts]
     for number, prompt in enumerate(prompts, 1):
         fits(net, prompt, f"prompt {number}")
+    stop = ending(space, told, given)
     if given.beside:
         for prompt in prompts:
             beside(net, space, prompt, given)
     elif len(prompts) == 1:
-        show(Draft(net, space, prompts[0], given.lang, given.into, *room(net, len(prompts[0]), given)), given)
+        show(Draft(net, space, prompts[0], given.lang, given.into, *room(net, len(prompts[0]), stop, given)), given)
     else:
-        together(net, space, prompts, given)
+        together(net, space, prompts, stop, given)
 
 
 def beside(net: nn.Module, space: Space, sentences: list[str], given: argparse.Namespace) -> None:
@@ -59,12 +64,11 @@ def beside(net: nn.Module, space: Space, sentences: list[str], given: argparse.N
         print(f"{sentence}\n  → {other}")
 
 
-def together(net: nn.Module, space: Space, prompts: list[list[str]], given: argparse.Namespace) -> None:
+def together(net: nn.Module, space: Space, prompts: list[list[str]], stop: Stop, given: argparse.Namespace) -> None:
     """Go on from several prompts side by side, and print each with what follows."""
     sizes = [len(prompt) for prompt in prompts]
     vectors = space.encode([sentence for prompt in prompts for sentence in prompt], given.lang).split(sizes)
     written: list[list[torch.Tensor]] = [[] for _ in prompts]
-    stop = dataclasses.replace(_stop(given), end=space.encode([END], given.lang)[0])
     for rows, new in continued(net, vectors, stop, given.seed):
         for row, vector in zip(rows, new):
             written[row].append(vector)
@@ -95,13 +99,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 
 
-def opened(given: argparse.Namespace) -> tuple[nn.Module, Space]:
+def opened(given: argparse.Namespace) -> tuple[nn.Module, Space, dict[str, Any]]:
+    """The net, the space, and what the net's folder tells of the space that it has learnt, if anything: encoder, lang, end.
+
+    Raises ValueError, in a sentence, where the folder holds another net, or the space is not the one that it has learnt."""
     dtype = getattr(torch, given.dtype)
     net = from_pretrained(given.folder)
     if not hasattr(net, "writing"):
         raise ValueError(f"The net in {given.folder} is no Large Concept Model: leave out --space to go on with its tokens.")
     net.sampler = chosen(net.sampler if getattr(given, "beside", False) else net.writing, given.sampler)
-    return net.to(given.device, dtype).eval(), Space.opened(*given.space, device=given.device, dtype=dtype)
+    told = read_space(given.folder)
+    if "encoder" in told and told["encoder"] not in _fingerprints(given.space):
+        raise ValueError(
+            f"The net in {given.folder} has learnt another space than {' and '.join(given.space)}: give --space the one that its "
+            f"data were encoded with (or, if it only goes by another name, take away {Path(given.folder) / SPACE})."
+        )
+    space = Space.opened(*given.space, device=given.device, dtype=dtype)
+    fits_space(net, space)
+    return net.to(given.device, dtype).eval(), space, told
+
+
+def read_space(folder: str | Path) -> dict[str, Any]:
+    """What `CommonCrawlSentences` left beside a net; nothing beside others. Raises ValueError, in a sentence."""
+    path = Path(folder) / SPACE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        raise ValueError(f"{path} is damaged: save the net again.") from None
+
+
+def _fingerprints(spaces: list[str]) -> Iterator[str]:
+    """Of the encoders that data may have named for this space, of either type: any of its sources that stand side by side, as the
+    others may bring but a decoder."""
+    parts = [source for space in spaces for source in sources(space)]
+    for dtype in ("float32", "bfloat16"):
+        for first in range(len(parts)):
+            for last in range(len(parts), first, -1):
+                some = parts[first:last]
+                if len(some) == 1 or not any("+" in part for part in some):  # a folder whose name has one is no part of a name
+                    yield SpaceEncoder("+".join(some), dtype=dtype).fingerprint
+
+
+def ending(space: Space, told: dict[str, Any], given: argparse.Namespace) -> Stop:
+    """When a document is over. Its end marker is the one that training documents had, in their language."""
+    end = told.get("end", END)
+    vector = None if end is None else space.encode([end], told.get("lang", given.lang))[0]
+    return Stop(vector, given.similar if end else 2.0, given.repeated, given.sentences)
 
 
 def chosen(sampler, words: list[str]):
@@ -141,13 +184,9 @@ def fits(net: nn.Module, sentences: list[str], name: str) -> None:
         raise ValueError(f"The net reads {most} sentences, and {name} has {len(sentences)}: give the last {most} of them alone.")
 
 
-def _stop(given: argparse.Namespace) -> Stop:
-    return Stop(None, given.similar, given.repeated, given.sentences)
-
-
-def room(net: nn.Module, sentences: int, given: argparse.Namespace) -> tuple[int, Stop, int, int]:
+def room(net: nn.Module, sentences: int, stop: Stop, given: argparse.Namespace) -> tuple[int, Stop, int, int]:
     """Capacity, stop, beam and seed of a draft: there is room for one more sentence that is given."""
-    return min(sentences + given.sentences + 1, net.trunk.positions), _stop(given), given.beam, given.seed
+    return min(sentences + given.sentences + 1, net.trunk.positions), stop, given.beam, given.seed
 
 
 def show(draft: Draft, given: argparse.Namespace) -> None:

@@ -281,5 +281,5 @@ def fits(length: int, positions: int) -> None:
     if length > positions:
         raise ValueError(
             f"{length} sentences were asked of a net that has {positions} positions: shorten the document, or train with "
-            f"positions={length}."
+            f"data.context={length}."
         )

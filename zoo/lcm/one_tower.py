@@ -27,7 +27,7 @@ class OneTower(nn.Module):
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
             alike. It reads vectors as its space's normalizer has them: give the net that one. fragility_numbers: of `Diffusion`.
         step_dim: width of a step's embedding, which is put beside a vector; the paper does not say.
-        positions: of the longest document, as places are learnt; default 128 or `context`.
+        positions: of the longest document, default `context`: places are learnt, and training reads no others.
         checkpoint: as in `Base`.
     """
 
@@ -68,7 +68,7 @@ class OneTower(nn.Module):
             schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab),
             fragility_numbers,
         )  # fmt: skip
-        places = positions or max(128, context)
+        places = positions or context
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim, checkpoint)
         self.post = Linear(dim, vocab, True)
         self.trunk = Outline(self.tower, self.post)

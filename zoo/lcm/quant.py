@@ -102,7 +102,7 @@ class Quant(nn.Module):
         self.register_load_state_dict_pre_hook(self._refuse_others)
         self.normalizer = read_normalizer(normalizer, vocab, clip)
         books, units = self._codebooks[0].books, self._codebooks[0].units
-        places = positions or max(128, context)
+        places = positions or context
         self.tower = Trunk(
             vocab, dim, layers, heads, hidden, dropout, places, Embedding(books + 1, book_dim), book_dim, checkpoint
         )

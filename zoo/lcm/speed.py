@@ -22,7 +22,7 @@ from zoo.lcm.cost import LARGE, SMALL
 from zoo.lcm.two_tower import TwoTower
 from zoo.meter import busy_seconds
 from zoo.nn.diffusion import Sampler
-from zoo.nn.packed import packed
+from zoo.nn.packed import LARGEST, packed
 
 SHAPES = {"1.6b": SMALL, "7b": LARGE}
 HEAD = 128  # numbers of an attention head, in both
@@ -64,7 +64,7 @@ class SecondsPerSentence(L.Callback):
 
     def check(self, net: nn.Module, device: torch.device) -> None:
         """Raise ValueError, in a sentence, where a net like this one, which may be a meta one, does not fit on a device."""
-        needed, room = held(net, self.rows, max(self.contexts) + self.repeats + 1), free(device)
+        needed, room = held(net, self.rows, max(self.contexts) + self.repeats + 1, device), free(device)
         if needed > room:
             raise ValueError(
                 f"The net and what it keeps of {max(self.contexts)} sentences take {needed:,} bytes, and {device} has {room:,} "
@@ -109,10 +109,13 @@ class SecondsPerSentence(L.Callback):
         return reading, each[1:]  # the first pays for kernels and tables
 
 
-def held(net: nn.Module, rows: int, sentences: int) -> int:
-    """Bytes of a net and of what it keeps of documents of so many sentences, twice, as samplers read copies."""
+def held(net: nn.Module, rows: int, sentences: int, device: torch.device | str = "cpu") -> int:
+    """Bytes of a net and of what it keeps of documents of so many sentences, twice, as samplers read copies; and of weights that
+    are packed, which a CPU may do, those of the copies."""
+    weights = sum(each.nbytes for each in net.parameters())
+    twice = weights if torch.device(device).type == "cpu" and weights <= LARGEST else 0
     caches = [store for cache in net.memory(rows, sentences).caches for store in (cache.keys, cache.values)]
-    return sum(each.nbytes for each in (*net.parameters(), *net.buffers(), *caches, *caches))
+    return weights + twice + sum(each.nbytes for each in (*net.buffers(), *caches, *caches))
 
 
 def free(device: torch.device) -> float:

@@ -84,6 +84,14 @@ def continued(
             before = new
 
 
+def fits_space(net: nn.Module, space: Space) -> None:
+    """Raise ValueError, in a sentence, where the net's vectors are none of the space."""
+    if net.vocab != space.width:
+        raise ValueError(
+            f"The net says vectors of {net.vocab} numbers and the space has {space.width}: give the one it was trained in."
+        )
+
+
 def _kept(places: list[int], rows: list[int], new: Tensor, memory: Memory) -> tuple[list[int], Tensor]:
     """Of documents and their new sentences (R, E) those in these places; the memory forgets the others, if any are left."""
     if 0 < len(places) < len(rows):
@@ -117,10 +125,7 @@ class Draft:
         beam: int = 5,
         seed: int = 0,
     ):
-        if net.vocab != space.width:
-            raise ValueError(
-                f"The net says vectors of {net.vocab} numbers and the space has {space.width}: give the one it was trained in."
-            )
+        fits_space(net, space)
         self.net, self.space, self.lang, self.into, self.beam = net.eval(), space, lang, into or lang, beam
         stop = stop or Stop()
         self.stop = Stop(space.encode([END], lang)[0], stop.similar, stop.repeated, stop.limit) if stop.end is None else stop

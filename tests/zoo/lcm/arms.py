@@ -27,7 +27,7 @@ def parts(folder):
 def arm(name, folder, **settings):
     """A net with dropout off unless asked for, in evaluation mode."""
     torch.manual_seed(1)
-    given = {**SIZES, "dropout": 0.0, "normalizer": str(folder), **settings}
+    given = {**SIZES, "dropout": 0.0, "normalizer": str(folder), "positions": 128, **settings}
     if name in ("discrete", "continuous"):
         net = Quant(WIDTH, CONTEXT, str(folder), target=name, **given)
     else:

@@ -1,5 +1,6 @@
 """What TensorBoard shows: sentences beside predictions, codebooks, the sweep of guidance."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.zoo.lcm.arms import ARMS, WIDTH, arm, batch, parts
+from zoo.lcm import board as board_module
 from zoo.lcm.board import SentenceBoard
 from zoo.nn.diffusion import Sampler
 
@@ -26,7 +28,7 @@ def test_what_a_run_leaves_on_the_board(name, tmp_path):
     net, given = arm(name, parts(tmp_path)), batch()
     if name in ("one", "two"):
         net.sampler = Sampler(taken=4)
-    board = SentenceBoard(space="somewhere", sentences=3, guidance=(1.0, 3.0))
+    board = SentenceBoard(space="somewhere", sentences=3, guidance=(1.0, 3.0), sampler={"guidance": 1.25})
     board.space = Digits()
     logger = TensorBoardLogger(tmp_path, name="run", version="x")
     texts = [f"Sentence {n}." for n in range(5)]
@@ -46,6 +48,8 @@ def test_what_a_run_leaves_on_the_board(name, tmp_path):
     events = EventAccumulator(str(logger.log_dir), size_guidance={"tensors": 0, "images": 0, "histograms": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()
+    if name != "base":
+        net.sampler = replace(net.sampler, guidance=1.25)
     table = events.Tensors("sentence/text_summary")[0].tensor_proto.string_val[0].decode()
     said = net.predict(given)[0, :3, 0].tolist()
     assert table.splitlines()[2:] == [f"| Sentence {n}. | {x:.1f} \\| eng_Latn |" for n, x in enumerate(said)]
@@ -56,6 +60,30 @@ def test_what_a_run_leaves_on_the_board(name, tmp_path):
         codes = net.quantizer.encode(net.predict(given).view(-1, WIDTH))
         used = sum(len(set(column)) for column in codes.T.tolist()) / codes.shape[1] / 8
         assert events.Scalars("codebook/used")[0].value == pytest.approx(used)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_what_cannot_be_shown_is_told_before_the_training(name, tmp_path, monkeypatch):
+    net = arm(name, parts(tmp_path))
+    logger = TensorBoardLogger(tmp_path, name="run", version="x")
+    trainer = SimpleNamespace(logger=logger, is_global_zero=True, sanity_checking=False)
+    module, space = SimpleNamespace(net=net, vocab=WIDTH, device="cpu"), SimpleNamespace(decoder=1, width=WIDTH)
+    monkeypatch.setattr(board_module, "Space", SimpleNamespace(opened=lambda *sources, device: space))
+    kept = net.sampler
+    for settings in ({"sampler": {"guidance": 2.0}}, {}):
+        SentenceBoard("somewhere", **settings).on_fit_start(trainer, module)
+    assert net.sampler == kept
+    if name != "base":  # it has no guidance, and no settings
+        with pytest.raises(ValueError, match="SentenceBoard: the net's sampler has no guidence"):
+            SentenceBoard(sampler={"guidence": 2.0}).on_fit_start(trainer, module)
+    space.width = WIDTH + 1
+    with pytest.raises(ValueError, match="vectors of 7 numbers, and those of the data have 6"):
+        SentenceBoard("somewhere").on_fit_start(trainer, module)
+    space.decoder = None
+    with pytest.raises(ValueError, match="somewhere has no decoder"):
+        SentenceBoard("somewhere").on_fit_start(trainer, module)
+    trainer.logger = None  # nothing is shown
+    SentenceBoard("somewhere").on_fit_start(trainer, module)
 
 
 def test_the_sweep_draws_what_was_measured(tmp_path):

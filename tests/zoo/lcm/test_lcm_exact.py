@@ -131,6 +131,10 @@ def test_the_papers_shapes_are_measured_on_any_device(monkeypatch, capsys):
     net = TwoTower(8, 20, 16, 1, 2, 2, 24, dropout=0.0)
     grown = 2 * 2 * 16 * 4 * (1 + 2) * 10  # keys and values, twice, of 10 more sentences in the layers of both towers
     assert speed.held(net, 1, 32) - speed.held(net, 1, 22) == grown and speed.held(net, 1, 1) > 4 * 16 * 24
+    weights = sum(each.nbytes for each in net.parameters())
+    assert speed.held(net, 1, 32) - speed.held(net, 1, 32, "cuda") == weights  # packed copies, on a CPU
+    monkeypatch.setattr(speed, "LARGEST", weights - 1)
+    assert speed.held(net, 1, 32) == speed.held(net, 1, 32, "cuda")
     monkeypatch.setattr(speed, "free", lambda device: 1000)
     for shape in speed.SHAPES:  # the 1.6B too: nothing is allocated
         with pytest.raises(SystemExit, match=r"take [\d,]+ bytes, and cpu has 1,000 free"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +10,14 @@ import torch
 
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, parts
 from zoo.__main__ import main
-from zoo.lcm import Base
-from zoo.lcm.generate import chosen, longest, opened
+from zoo.lcm import Base, generate
+from zoo.lcm.generate import chosen, ending, fits, longest, opened
 from zoo.lcm.quant import Chosen
 from zoo.lcm.writing import END, Draft, Stop, continued
 from zoo.nn.diffusion import Sampler
 from zoo.pretrained import save_pretrained
 from zoo.sonar.cards import write_space
+from zoo.sonar.encoder import SpaceEncoder
 from zoo.sonar.net import TextDecoder, TextEncoder
 from zoo.sonar.tokens import PAD, Tokenizer, train_sentencepiece
 
@@ -105,6 +107,17 @@ def test_some_are_over_before_others(folder):
     prompts = [torch.randn(n, WIDTH, generator=generator) for n in (3, 1, 4)]
     stop = Stop(torch.randn(WIDTH, generator=generator), 0.6, 0.97, 6)
     assert len({len(each) for name in ARMS for each in told(arm(name, folder), prompts, stop, seeds=[5, 6, 7])}) > 2
+
+
+@pytest.mark.parametrize("name", ["one", "discrete", "continuous"])
+def test_no_place_is_written_at_that_was_never_learnt(name, folder):
+    """Places are learnt, so a document ends where training's chunks do, unless the net is told of more."""
+    net, endless = arm(name, folder, positions=None), Stop(similar=2, repeated=2)
+    assert net.trunk.positions == len(net.tower.places.weight) == CONTEXT
+    assert len(told(net, [torch.zeros(3, WIDTH)], endless)[0]) == CONTEXT - 3
+    assert len(list(Draft(net, Hashed(), ["A man."] * 3, stop=endless).write())) == CONTEXT - 3
+    with pytest.raises(ValueError, match=f"The net reads {CONTEXT - 1} sentences, and it has 8: give the last 7"):
+        fits(net, ["A man."] * CONTEXT, "it")
 
 
 def test_prompts_that_cannot_be_continued(folder):
@@ -259,7 +272,8 @@ def test_true_sentences_beside_predicted_ones(home, capsys):
     assert again[2] == lines[2] != lines[4] == again[4] and lines[2].startswith("  → ")  # of the sentences before alone
 
 
-def test_documents_are_written_with_the_papers_settings(home, folder):
+def test_documents_are_written_with_the_papers_settings(home, folder, monkeypatch):
+    monkeypatch.setattr(generate, "Space", SimpleNamespace(opened=lambda *sources, **settings: Hashed()))
     save_pretrained(arm("continuous", folder), home / "quant")
     given = SimpleNamespace(
         folder=home / "quant", space=[str(home / "space")], device="cpu", dtype="float32", sampler=["top_k=2"]
@@ -267,6 +281,43 @@ def test_documents_are_written_with_the_papers_settings(home, folder):
     assert opened(given)[0].sampler == Chosen(1.5, 0.005, 2)
     given.beside = True
     assert opened(given)[0].sampler == Chosen(3.0, 0.0, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*reached the limit of tokens")
+def test_a_net_writes_in_the_space_that_it_has_learnt(home, tmp_path, capsys):
+    net, space, told = home / "net", str(home / "space"), {"lang": "eng_Latn", "end": "The end.", "width": 8}
+    shutil.copytree(net, tmp_path / "net")
+    (tmp_path / "net/tokenizer").mkdir()
+    path = tmp_path / "net/tokenizer/space.json"
+    words = ["generate", str(tmp_path / "net"), "--beam", "1", "--device", "cpu", "--sentences", "1", "--prompt", "The sea."]
+    shutil.copytree(space, tmp_path / "other")
+    with open(tmp_path / "other/config.json", "a") as file:
+        file.write(" ")
+    for source, dtype in [(space, "float32"), (space, "bfloat16"), (f"{space}+{tmp_path / 'other'}", "float32")]:
+        path.write_text(json.dumps(told | {"encoder": SpaceEncoder(source, dtype=dtype).fingerprint}))
+        main([*words, "--space", space, "--space", str(tmp_path / "other")])
+        assert capsys.readouterr().out.startswith("The sea. |")
+    path.write_text(json.dumps(told | {"encoder": SpaceEncoder(space).fingerprint}))
+    for wrong in (["generate", *words[1:]], ["edit", *words[1:], "--delete", "1"]):
+        with pytest.raises(SystemExit, match=r"has learnt another space than .*other: give --space the one .*space\.json"):
+            main([*wrong, "--space", str(tmp_path / "other")])
+    path.write_text("{")
+    with pytest.raises(SystemExit, match=r"space\.json is damaged"):
+        main([*words, "--space", space])
+    save_pretrained(Base(7, CONTEXT, 16, 1, 2), tmp_path / "wide")
+    for more in ([], ["--beside"], ["--prompt", "Rain."]):
+        with pytest.raises(SystemExit, match="of 7 numbers and the space has 8"):
+            main(["generate", str(tmp_path / "wide"), *words[2:], "--space", space, *more])
+
+
+def test_the_end_marker_is_that_of_the_training_documents():
+    given = SimpleNamespace(lang="deu_Latn", similar=0.9, repeated=0.8, sentences=7)
+    for told, text, lang in [({}, END, "deu_Latn"), ({"end": "Fin.", "lang": "fra_Latn"}, "Fin.", "fra_Latn")]:
+        stop = ending(Hashed(), told, given)
+        assert torch.equal(stop.end, Hashed().encode([text], lang)[0])
+        assert (stop.similar, stop.repeated, stop.limit) == (0.9, 0.8, 7)
+    none = ending(Hashed(), {"end": None, "lang": "fra_Latn"}, given)
+    assert none.end is None and none.similar > 1
 
 
 def test_prompts_are_cut_as_the_spaces_sentences_are(tmp_path):
