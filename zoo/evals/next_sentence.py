@@ -17,9 +17,8 @@ from zoo.data.sentence_store import SentenceStore
 from zoo.evals.information import CausalScorer, is_name
 from zoo.evals.judge import FEWEST, Judge
 from zoo.evals.sentence_scores import Places, Sums, add_vector_scores, l2, places, set_sampler
-from zoo.sonar.encoder import SpaceEncoder
+from zoo.sonar.encoder import fingerprints
 from zoo.sonar.folder import located
-from zoo.sonar.named import sources
 from zoo.sonar.space import Space
 
 ROWS = ("", "truth_", "shuffled_")
@@ -186,13 +185,12 @@ class NextSentence(L.Callback):
                 f"The judge in {self.judge_name} learnt from the documents that it is to judge: run `zoo prepare judge` without "
                 "--split all."
             )
-        if self.space and self.space.encoder is not None and made not in self._fingerprints():
-            rank_zero_warn("The data were encoded by another space, or in another precision, than the one that round trips take.")
+        if self.space and self.space.encoder is not None and not self._is_of(made):
+            rank_zero_warn("The data were encoded by another space than the one that round trips take.")
 
-    def _fingerprints(self) -> set[str]:
-        """Of the space's encoder, by its weights, and by the files or the cards that a store's encoder was named with."""
-        names = {one for each in self.sources for one in (each, *sources(each))}
-        return {self.space.fingerprint, *(SpaceEncoder(name).fingerprint for name in names)}
+    def _is_of(self, made: str) -> bool:
+        """Whether an encoder of this fingerprint is the space's, by its weights or by the files or cards it may be named with."""
+        return made in {self.space.fingerprint, *fingerprints(self.sources, self.space.tokenizer.langs)}
 
     @torch.inference_mode()
     def add(self, net: nn.Module, batch: dict[str, Tensor], store: SentenceStore | None = None) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from zoo.data.segment import Capped, Cleaned, Sentencex
 from zoo.lcm.batch import TARGET
 from zoo.lcm.writing import END, Draft, Stop, continued, fits_space
 from zoo.pretrained import from_pretrained
-from zoo.sonar.encoder import SpaceEncoder
+from zoo.sonar.encoder import fingerprints
 from zoo.sonar.folder import located
 from zoo.sonar.named import sources
 from zoo.sonar.space import Space
@@ -108,14 +107,13 @@ def opened(given: argparse.Namespace) -> tuple[nn.Module, Space, dict[str, Any]]
     if not hasattr(net, "writing"):
         raise ValueError(f"The net in {given.folder} is no Large Concept Model: leave out --space to go on with its tokens.")
     net.sampler = chosen(net.sampler if getattr(given, "beside", False) else net.writing, given.sampler)
-    told = read_space(given.folder)
-    if "encoder" in told and told["encoder"] not in _fingerprints(given.space):
+    told, space = read_space(given.folder), Space.opened(*given.space, device=given.device, dtype=dtype)
+    fits_space(net, space)
+    if "encoder" in told and told["encoder"] not in fingerprints(given.space, space.tokenizer.langs):
         raise ValueError(
             f"The net in {given.folder} has learnt another space than {' and '.join(given.space)}: give --space the one that its "
             f"data were encoded with (or, if it only goes by another name, take away {Path(given.folder) / SPACE})."
         )
-    space = Space.opened(*given.space, device=given.device, dtype=dtype)
-    fits_space(net, space)
     return net.to(given.device, dtype).eval(), space, told
 
 
@@ -128,22 +126,11 @@ def read_space(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: save the net again.") from None
 
 
-def _fingerprints(spaces: list[str]) -> Iterator[str]:
-    """Of the encoders that data may have named for this space, of either type: any of its sources that stand side by side, as the
-    others may bring but a decoder."""
-    parts = [source for space in spaces for source in sources(space)]
-    for dtype in ("float32", "bfloat16"):
-        for first in range(len(parts)):
-            for last in range(len(parts), first, -1):
-                some = parts[first:last]
-                if len(some) == 1 or not any("+" in part for part in some):  # a folder whose name has one is no part of a name
-                    yield SpaceEncoder("+".join(some), dtype=dtype).fingerprint
-
-
 def ending(space: Space, told: dict[str, Any], given: argparse.Namespace) -> Stop:
     """When a document is over. Its end marker is the one that training documents had, in their language."""
     end = told.get("end", END)
-    vector = None if end is None else space.encode([end], told.get("lang", given.lang))[0]
+    lang = told.get("lang", given.lang)
+    vector = None if end is None else space.encode([end], lang if lang in space.tokenizer.langs else given.lang)[0]
     return Stop(vector, given.similar if end else 2.0, given.repeated, given.sentences)
 
 

@@ -49,7 +49,7 @@ class SpaceEncoder:
     def fingerprint(self) -> str:
         """Hex digest of what decides a vector: of a folder its encoder's files, which are hashed and not opened; of a card its
         name. Raises FileNotFoundError, in a sentence, of a path where no space is."""
-        return _read_as(_decided(self.space, self.dtype), self.lang)
+        return _read_as(_decided(sources(self.space), self.dtype), self.lang)
 
     @property
     def width(self) -> int:
@@ -70,14 +70,18 @@ class SpaceEncoder:
         return self.opened.encode(texts, self.lang or lang)
 
 
-def fingerprints(space: str, langs: Iterable[str] = ()) -> set[str]:
-    """Those that a `SpaceEncoder` of a space may have: of either dtype, and of any of these as its `lang`, or none."""
-    return {_read_as(told, lang) for told in [_decided(space, dtype) for dtype in DTYPES] for lang in (None, *langs)}
+def fingerprints(spaces: Iterable[str], langs: Iterable[str] = ()) -> set[str]:
+    """Those that a `SpaceEncoder` of these spaces may have: of either dtype, with any of `langs` as its `lang` or none, and of
+    any of their sources that stand side by side, as the others may bring but a decoder."""
+    parts = [source for space in spaces for source in sources(space)]
+    runs = [parts[first : last + 1] for first in range(len(parts)) for last in range(first, len(parts))]
+    decided = [_decided(run, dtype) for run in runs for dtype in DTYPES]
+    return {_read_as(told, lang) for told in decided for lang in (None, *langs)}
 
 
-def _decided(space: str, dtype: str):
+def _decided(parts: Iterable[str], dtype: str):
     told = hashlib.sha256(f"{dtype} ".encode())
-    for source in sources(space):
+    for source in parts:
         folder = found_at(source)
         if folder is None:
             told.update(f"card {source} ".encode())

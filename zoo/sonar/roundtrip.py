@@ -15,7 +15,6 @@ from zoo.data.sentence_store import SentenceStore
 from zoo.data.shards import SPLITS
 from zoo.evals.autobleu import bleu, round_trips
 from zoo.sonar.encoder import fingerprints
-from zoo.sonar.named import sources
 from zoo.sonar.space import Space
 
 
@@ -109,10 +108,7 @@ def _belongs(store: SentenceStore, space: Space, names: list[str]) -> None:
         )
     if space.encoder is None:
         return
-    made = {space.fingerprint}
-    for name in {one for each in names for one in (each, *sources(each))}:
-        made |= fingerprints(name, space.tokenizer.langs)
-    if store.manifest["encoder"] not in made:
+    if store.manifest["encoder"] not in {space.fingerprint, *fingerprints(names, space.tokenizer.langs)}:
         raise ValueError(f"The store in {store.folder} was encoded by another space than this: give the space that made it.")
 
 
