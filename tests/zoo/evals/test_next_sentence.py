@@ -33,6 +33,7 @@ class Nearest:
     """Encodes as the store's encoder did; decodes to the nearest of some sentences."""
 
     encoder, fingerprint, width = True, "hashed", 6
+    tokenizer = SimpleNamespace(langs=("eng_Latn",))
 
     def __init__(self, texts):
         self.texts, self.vectors = texts, torch.stack([self._vector(text) for text in texts])
