@@ -311,12 +311,14 @@ def test_a_net_writes_in_the_space_that_it_has_learnt(home, tmp_path, capsys):
 
 
 def test_the_end_marker_is_that_of_the_training_documents():
-    given = SimpleNamespace(lang="deu_Latn", similar=0.9, repeated=0.8, sentences=7)
-    for told, text, lang in [({}, END, "deu_Latn"), ({"end": "Fin.", "lang": "fra_Latn"}, "Fin.", "fra_Latn")]:
-        stop = ending(Hashed(), told, given)
+    given, space = SimpleNamespace(lang="deu_Latn", similar=0.9, repeated=0.8, sentences=7), Hashed()
+    space.tokenizer = SimpleNamespace(langs=("deu_Latn", "fra_Latn"))
+    french, other = {"end": "Fin.", "lang": "fra_Latn"}, {"end": "Fin.", "lang": "hin_Deva"}  # cut as Hindi, read as German
+    for told, text, lang in [({}, END, "deu_Latn"), (french, "Fin.", "fra_Latn"), (other, "Fin.", "deu_Latn")]:
+        stop = ending(space, told, given)
         assert torch.equal(stop.end, Hashed().encode([text], lang)[0])
         assert (stop.similar, stop.repeated, stop.limit) == (0.9, 0.8, 7)
-    none = ending(Hashed(), {"end": None, "lang": "fra_Latn"}, given)
+    none = ending(space, {"end": None, "lang": "fra_Latn"}, given)
     assert none.end is None and none.similar > 1
 
 
