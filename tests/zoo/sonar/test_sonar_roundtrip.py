@@ -10,6 +10,7 @@ from zoo.data.crawl import CommonCrawlSentences
 from zoo.data.segment import Cleaned, Sentencex
 from zoo.evals.autobleu import bleu
 from zoo.sonar import Space, SpaceEncoder
+from zoo.sonar.roundtrip import _bleu
 
 
 def test_sentences_stand_beside_what_comes_back(folder, tiny, tmp_path, capsys):
@@ -23,6 +24,14 @@ def test_sentences_stand_beside_what_comes_back(folder, tiny, tmp_path, capsys):
     assert lines[1:-1:2] == [f"  {'=' if a == b else '→'} {b}" for a, b in zip(texts, back)]
     same = sum(a == b for a, b in zip(texts, back))
     assert lines[-1] == f"— {same} of 6 come back as they were; AutoBLEU {bleu(back, texts):.1f}"
+
+
+def test_texts_of_a_word_or_two_are_judged_by_what_they_have():
+    short, long = ["Receive Care", "More information"], ["A man went to the old town.", "The sea was calm and grey."]
+    assert bleu(short, short) == 0 and _bleu(short, short) == pytest.approx(100) and _bleu(short, long[:2]) < 50
+    assert _bleu(long, long[::-1]) == bleu(long, long[::-1]) and _bleu(long[::-1] + long, long + long) == bleu(
+        long[::-1] + long, long + long
+    )
 
 
 @pytest.fixture
