@@ -38,7 +38,7 @@ STYLE = {
 }  # fmt: skip
 WIDTH, LEFT, TOP, HEIGHT, BOTTOM = 4.6, 0.55, 0.5, 1.55, 0.48  # inches; the last three of each panel, whose height is the least
 LINE, APART = 0.155, 0.03  # inches: a line of the names right of a panel, and what is between two names
-NAME, LETTER, TITLE = 19, 0.071, 62  # letters in a line of the names right of a panel, what one takes, letters of a whole title
+NAME, LETTER, TITLE = 19, 0.071, 58  # letters in a line of the names right of a panel, what one takes, letters of a whole title
 Line = tuple[str, list[float], list[float], list[float | None]]  # name, x, y, half-widths
 
 
