@@ -202,7 +202,9 @@ def _curves(axes: Axes, panel: Panel, key: str, lines: dict[str, list], results:
         if points:
             x, y, half = map(list, zip(*sorted(points)))
             bars = [h or 0.0 for h in half] if any(half) else None
-            axes.errorbar(x, y, bars, color=_colour(i), linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)])
+            every = max(1, len(x) // 8)  # so many markers tell the lines apart; more would cover them
+            look = {"color": _colour(i), "linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)]}
+            axes.errorbar(x, y, bars, **look, markevery=every)
             ends.append((name, y[-1], _colour(i)))
     axes.xaxis.set_major_locator(_ticks() if panel.ys or panel.along else FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
