@@ -2,7 +2,7 @@
 
 import argparse
 
-from zoo.lcm.generate import add_arguments, ending, fits, opened, room, sentences_of, show, text_of
+from zoo.lcm.generate import able, add_arguments, ending, fits, opened, room, sentences_of, show, text_of
 from zoo.lcm.writing import Draft
 
 
@@ -22,6 +22,7 @@ def main(words: list[str]) -> None:
     if (given.prompt is None) == (given.prompt_file is None):
         raise ValueError("zoo edit changes one text: give --prompt TEXT, or --prompt_file FILE.")
     net, space, told = opened(given)
+    able(net, space, given)
     text = given.prompt if given.prompt_file is None else text_of(given.prompt_file)
     sentences = sentences_of(text, given)
     fits(net, sentences, "the text")
@@ -29,6 +30,11 @@ def main(words: list[str]) -> None:
     last = len(sentences) + bool(given.insert)  # behind the last sentence one can be put, too
     if not asked[0].isdecimal() or not 1 <= int(asked[0]) <= last:
         raise ValueError(f"Sentences are counted from 1, here to {last}: {asked[0]} is none of these numbers.")
+    new = [] if given.delete else sentences_of(asked[1], given)
+    if not given.delete and len(new) != 1:
+        raise ValueError(
+            f"{asked[1]!r} is {len(new)} sentences of the space's length: give one, and put in more by further edits."
+        )
     draft = Draft(net, space, sentences, given.lang, given.into, *room(net, len(sentences), ending(space, told, given), given))
     for number, sentence in enumerate(sentences, 1):
         print(f"{number:>4}  {sentence}")
@@ -37,7 +43,7 @@ def main(words: list[str]) -> None:
     if given.delete:
         draft.delete(index)
     elif given.insert:
-        draft.insert(index, asked[1])
+        draft.insert(index, *new)
     else:
-        draft.replace(index, asked[1])
+        draft.replace(index, *new)
     show(draft, given)

@@ -13,6 +13,7 @@ from zoo.data.language import LANG
 from zoo.data.segment import Capped, Cleaned, Sentencex
 from zoo.lcm.batch import TARGET
 from zoo.lcm.writing import END, Draft, Stop, continued, fits_space
+from zoo.nn.diffusion import trailing
 from zoo.pretrained import from_pretrained
 from zoo.sonar.encoder import fingerprints
 from zoo.sonar.folder import located
@@ -35,6 +36,7 @@ def main(words: list[str]) -> None:
     add_arguments(parser)
     given = parser.parse_args(words)
     net, space, told = opened(given)
+    able(net, space, given)
     texts = [*given.prompt, *map(text_of, given.prompt_file)]
     if not texts:
         raise ValueError("A Large Concept Model goes on from a text: give --prompt TEXT or --prompt_file FILE.")
@@ -68,7 +70,7 @@ def together(net: nn.Module, space: Space, prompts: list[list[str]], stop: Stop,
     sizes = [len(prompt) for prompt in prompts]
     vectors = space.encode([sentence for prompt in prompts for sentence in prompt], given.lang).split(sizes)
     written: list[list[torch.Tensor]] = [[] for _ in prompts]
-    for rows, new in continued(net, vectors, stop, given.seed):
+    for rows, new in continued(net, vectors, stop, seeds=[given.seed] * len(prompts)):  # each as it would be alone
         for row, vector in zip(rows, new):
             written[row].append(vector)
     for prompt, made in zip(prompts, written):
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", required=True, action="append", help="folder of the space, or a card of it; may be repeated")
     parser.add_argument("--lang", default=LANG, help="of the text (default: %(default)s)")
     parser.add_argument("--into", help="language to write in, any that the space has (default: that of the text)")
-    parser.add_argument("--sentences", type=int, default=20, help="new ones, at most (default: %(default)s)")
+    parser.add_argument("--sentences", type=at_least_one, default=20, help="new ones, at most (default: %(default)s)")
     parser.add_argument("--similar", type=float, default=0.9, help="cosine to the end marker that ends a text (default: 0.9)")
     parser.add_argument("--repeated", type=float, default=0.9, help="cosine to the sentence before that ends it (default: 0.9)")
     parser.add_argument(
@@ -89,13 +91,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--characters",
-        type=int,
+        type=at_least_one,
         help="of a prompt's sentence, at most (default: as the space has learnt; if it does not say, 200)",
     )
-    parser.add_argument("--beam", type=int, default=5, help="of the decoder; 1 is greedy (default: %(default)s)")
+    parser.add_argument("--beam", type=at_least_one, default=5, help="of the decoder; 1 is greedy (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+
+
+def at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is no number from 1 on")
+    return int(word)
 
 
 def opened(given: argparse.Namespace) -> tuple[nn.Module, Space, dict[str, Any]]:
@@ -160,6 +168,14 @@ def longest(spaces: list[str]) -> int:
         if about.is_file():
             return json.loads(about.read_text(encoding="utf-8")).get("longest", 200)
     return 200
+
+
+def able(net: nn.Module, space: Space, given: argparse.Namespace) -> None:
+    """Raise ValueError, in a sentence, where the space has not the languages, or the net's schedule not the steps."""
+    space.tokenizer.lang_id(given.lang)
+    space.target.lang_id(given.into or given.lang)
+    if hasattr(net, "diffusion"):
+        trailing(net.diffusion.schedule.steps, net.sampler.taken)
 
 
 def fits(net: nn.Module, sentences: list[str], name: str) -> None:

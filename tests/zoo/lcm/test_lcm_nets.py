@@ -249,6 +249,27 @@ def test_two_tower_is_the_released_net_without_its_waste(folder, steps):
         net.read(theirs[:, n : n + 1], memory)
 
 
+@pytest.mark.parametrize("name", ["one", "discrete", "continuous"])
+def test_the_half_without_context_is_that_of_nothing_read(name, folder):
+    """What guidance goes away from, at every place: that of dropped contexts, and told without reading them."""
+    net, given = arm(name, folder), batch()
+    x, stage = net.normalizer.normalize(given["vec"]), torch.ones(3, 5, dtype=torch.long)
+    left, nobody = net.tower.clean(x.flip(0)), torch.ones(3, 5, dtype=torch.bool)
+    assert_near(net.tower.made(x, stage[0], left, guided=True)[:3], net.tower.made(x, stage, left))
+    assert_near(net.tower.made(x, stage[0], left, guided=True)[3:], net.tower.made(x, stage, left, nobody))
+    assert (net.tower.made(x, stage, left) - net.tower.made(x, stage, left, nobody))[:, 1:].abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_document_is_scored_in_one_reading(name, folder, monkeypatch):
+    net, read = arm(name, folder), []
+    place, word = {"base": (net.tower, "forward"), "two": (net, "_before")}.get(name, (net.tower, "clean"))
+    true = getattr(place, word)
+    monkeypatch.setattr(place, word, lambda x, *more, **named: read.append(x.shape[:2]) or true(x, *more, **named))
+    net.predict(batch())
+    assert [tuple(shape) for shape in read] in ([(3, 5)], [(3, 4)])
+
+
 def test_a_dropped_context_is_that_of_a_first_sentence(folder):
     net, given = arm("two", folder), fixed(batch())
     x0 = net.normalizer.normalize(given["vec"])

@@ -10,7 +10,7 @@ import torch
 
 from tests.zoo.lcm.arms import ARMS, CONTEXT, WIDTH, arm, parts
 from zoo.__main__ import main
-from zoo.lcm import Base, generate
+from zoo.lcm import Base, TwoTower, generate
 from zoo.lcm.generate import chosen, ending, fits, longest, opened
 from zoo.lcm.quant import Chosen
 from zoo.lcm.writing import END, Draft, Stop, continued
@@ -223,13 +223,18 @@ def home(tmp_path_factory):
     }
     write_space(home / "space", TextEncoder(**sizes), TextDecoder(**sizes), tokenizer, "calm", dtype=torch.float32)
     save_pretrained(Base(8, CONTEXT, 16, 1, 2), home / "net")
+    two = TwoTower(8, CONTEXT, 16, 1, 1, 2)
+    for parameter in two.parameters():  # as it is made it says nothing
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_pretrained(two, home / "two")
     save_pretrained(Base(8, CONTEXT, 16, 1, 2, positions=CONTEXT), home / "short")
     return home
 
 
 @pytest.mark.filterwarnings("ignore:.*reached the limit of tokens")
-def test_the_verbs_write_and_edit(home, capsys, monkeypatch, tmp_path):
-    words = [str(home / "net"), "--space", str(home / "space"), "--sentences", "2", "--beam", "1", "--device", "cpu"]
+@pytest.mark.parametrize("kind", ["net", "two"])
+def test_the_verbs_write_and_edit(home, capsys, kind, tmp_path):
+    words = [str(home / kind), "--space", str(home / "space"), "--sentences", "2", "--beam", "1", "--device", "cpu"]
     words += ["--similar", "2", "--repeated", "2"]
     short = [str(home / "short"), *words[1:]]
     main(["generate", *words, "--prompt", "The sea was calm. A ship sailed to the old town."])
@@ -251,6 +256,9 @@ def test_the_verbs_write_and_edit(home, capsys, monkeypatch, tmp_path):
         (["edit", *words, "--prompt", "The sea.", "--delete", "0"], "counted from 1"),
         (["edit", *words, "--prompt", "The sea.", "--delete", "2"], "from 1, here to 1: 2 is none"),
         (["edit", *words, "--prompt", "The sea.", "--insert", "3", "A man."], "from 1, here to 2: 3 is none"),
+        (["edit", *words, "--prompt", "The sea.", "--insert", "1", " … "], "0 sentences of the space's length: give one"),
+        (["edit", *words, "--prompt", "The sea.", "--replace", "1", "A man. A ship."], "2 sentences of the space's length"),
+        (["generate", *words, "--prompt", "The sea.", "--into", "fra_Latn"], "no language 'fra_Latn'; it has eng_Latn"),
         (["edit", *short, "--prompt", "The sea. " * 8, "--delete", "1"], "and the text has 8"),
         (["edit", *words, "--delete", "1"], "one text"),
     ]:
@@ -259,6 +267,41 @@ def test_the_verbs_write_and_edit(home, capsys, monkeypatch, tmp_path):
         assert capsys.readouterr().out == ""
     main(["generate", *short, "--prompt", "The sea. " * 7, "--sentences", "5"])  # as far as there are positions
     assert capsys.readouterr().out.startswith("The sea. " * 7 + "| ")
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    (["--beam", "0"], "--beam: 0 is no number from 1 on"),
+    (["--sentences", "-5"], "--sentences: -5 is no number from 1 on"),
+    (["--sampler", "taken=200"], "a schedule of 100 steps has no 200"),
+])  # fmt: skip
+def test_settings_that_cannot_be_are_refused_before_anything_is_printed(home, capsys, wrong, sentence):
+    words = [str(home / "two"), "--space", str(home / "space"), "--device", "cpu", "--prompt", "The sea."]
+    for verb in (["generate", *words], ["edit", *words, "--delete", "1"]):
+        with pytest.raises(SystemExit) as raised:
+            main([*verb, *wrong])
+        printed = capsys.readouterr()
+        assert sentence in f"{raised.value} {printed.err}" and printed.out == ""
+
+
+@pytest.mark.parametrize("name", ["two", "continuous"])
+def test_prompts_side_by_side_are_written_on_as_each_alone(name, folder, capsys):
+    net, stop, prompts = arm(name, folder), Stop(None, 2.0, 2.0, 3), [["A man."], ["A dog.", "Rain."]]
+    given = SimpleNamespace(lang="eng_Latn", into="deu_Latn", beam=1, seed=4, sentences=3)
+    for prompt in prompts:
+        draft = Draft(net, Hashed(), prompt, given.lang, given.into, *generate.room(net, len(prompt), stop, given))
+        generate.show(draft, given)
+    alone = capsys.readouterr().out
+    generate.together(net, Hashed(), prompts, stop, given)
+    assert capsys.readouterr().out == alone
+
+
+def test_a_sentence_is_given_before_the_next_one_is_made(folder, monkeypatch):
+    net, order = arm("two", folder), []
+    says = net.next_vector
+    monkeypatch.setattr(net, "next_vector", lambda *words: order.append("made") or says(*words))
+    for _ in Draft(net, Hashed(), ["A sentence."], stop=Stop(None, 2.0, 2.0, 3), beam=1).write():
+        order.append("given")
+    assert order == ["made", "given"] * 3
 
 
 @pytest.mark.filterwarnings("ignore:.*reached the limit of tokens")

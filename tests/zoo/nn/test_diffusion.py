@@ -137,6 +137,26 @@ def test_the_first_step_of_pure_noise_is_not_guided():
     assert_close(found, torch.ones(5, 8))
 
 
+def test_the_noise_is_divided_and_cut_between_two_steps():
+    """By hand: x₄₉ = α min(2, clip) + σ ε / λ_eps behind pure noise, and of the noise told there what the clip leaves."""
+    schedule, noise, seen = Schedule(), torch.tensor([[0.4, -1.5]]), []
+    alpha, sigma = (float(each[49]) for each in (schedule.alpha, schedule.sigma))
+
+    def say(x, t):
+        seen.append(x)
+        return torch.full_like(x, 2.0), torch.full_like(x, 2.0)  # guidance changes nothing, but x₀ is made of the cut noise
+
+    for guidance in (1.0, 3.0):
+        for scale, clip in ((1.5, 100.0), (1.0, 0.5), (2.0, 0.5)):
+            found = Sampler(2, guidance, rescale=0.0, sigma=1.0, scale=scale, clip=clip)(schedule, say, noise)
+            assert trailing(100, 2) == [99, 49] and torch.equal(seen[-2], noise)
+            x = alpha * min(2.0, clip) + sigma * noise / scale  # what pure noise is known to be is not cut
+            assert_close(seen[-1], x)
+            told = ((x - alpha * 2) / sigma).clamp(-clip, clip)
+            last = torch.full_like(x, 2.0) if guidance == 1 else (x - sigma * told) / alpha
+            assert_close(found, last.clamp(-clip, clip))
+
+
 def test_rescaling_gives_the_guided_noise_the_deviation_of_the_other():
     sampler, draw = Sampler(rescale=1.0), torch.Generator().manual_seed(0)
     with_context, without = torch.randn(2, 6, 32, generator=draw)
