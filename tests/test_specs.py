@@ -51,7 +51,7 @@ def _text_of(run):
     kept = ("source", "files", "hub", "megabytes", "tokenizer", "vocab_size", "context", "chains")
     given = {key: data["init_args"].get(key) for key in kept}
     if data["class_path"].startswith("zoo.sonar."):  # a space brings its tokenizer, which is of its own text
-        given |= {"tokenizer": None, "vocab_size": None}
+        given |= {"tokenizer": None, "vocab_size": None, "source": None}  # and may be measured on any text
     return data["class_path"], given if given["tokenizer"] != "bytes" else {**given, "vocab_size": None}
 
 
