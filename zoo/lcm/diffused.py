@@ -26,7 +26,8 @@ class Diffusion(nn.Module):
 
     kind, steps: of the schedule. numbers: that it has: β₀ and β₁ of "quadratic", γ and δ of "sigmoid", s of "cosine".
     predicts: what the net says. snr: the weights of the loss are the signal-to-noise ratio, clamped to this (eq. 17; the paper
-    tried (0, 10) and (0.001, 5)); None weighs all steps alike. drop: how often a sentence is learnt without its context.
+    tried (0, 10) and (0.001, 5)); None weighs all steps alike. snr_mean: the weights of a batch are brought to mean 1, as in the
+    released code; eq. 17 leaves them as they are. drop: how often a sentence is learnt without its context.
     rows: "each" drops the context of every sentence of every document by itself; "batch" that of floor(drop · (S - 1)) places,
     never the first, in all documents of a batch, as the released code does. samples: versions of each sentence at a time.
     fragility: tells it of normalized vectors; the weights are then those of eq. 18 as well, with a and b in `fragility_numbers`
@@ -40,6 +41,7 @@ class Diffusion(nn.Module):
         numbers: Sequence[float] | None,
         predicts: Predicts,
         snr: Sequence[float] | None,
+        snr_mean: bool,
         drop: float,
         rows: Literal["each", "batch"],
         samples: int,
@@ -64,7 +66,7 @@ class Diffusion(nn.Module):
         named = {"cosine": ("s",), "sigmoid": ("gamma", "delta")}.get(kind, ("betas",))
         values = [tuple(given)] if named == ("betas",) else given
         self.schedule = Schedule(kind, steps, **(dict(zip(named, values)) if given else {}))
-        self.predicts, self.snr, self.drop, self.rows, self.samples = predicts, snr, drop, rows, samples
+        self.predicts, self.snr, self.snr_mean, self.drop, self.rows, self.samples = predicts, snr, snr_mean, drop, rows, samples
         self._fragility = (fragility,)  # in a tuple, so that it is no part of the net
 
     def draw(self, batch: dict[str, Tensor]) -> Draw:
@@ -107,8 +109,8 @@ class Diffusion(nn.Module):
         if self.snr is not None:
             weight = self.schedule.clamped_snr(draw.t, *self.snr) * learnt
         count, whole = shared(learnt.sum(), weight.sum())
-        if self.snr is not None:
-            weight = weight * (count / whole)  # with mean 1, as in the released code
+        if self.snr_mean:
+            weight = weight * (count / whole)
         if self._fragility[0] is not None:
             with torch.no_grad():
                 fragile = self._fragility[0].to(x0.device)(x0).clamp(0, 1)

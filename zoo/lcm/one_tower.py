@@ -23,7 +23,8 @@ class OneTower(nn.Module):
     Args:
         vocab, context, normalizer, clip: as in `Base`; dim, layers, heads, hidden, dropout: of the transformer. Defaults are the
             paper's 1.6B; whose feed-forward parts have 8192 units, or as here two thirds of it with a gate, is not told.
-        schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
+        schedule, steps, schedule_numbers, predicts, snr, snr_mean, drop, drop_rows, samples: of
+            `Diffusion`.
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
             alike. It reads vectors as its space's normalizer has them: give the net that one. fragility_numbers: of `Diffusion`.
         step_dim: width of a step's embedding, which is put beside a vector; the paper does not say.
@@ -51,6 +52,7 @@ class OneTower(nn.Module):
         schedule_numbers: list[float] | None = None,
         predicts: Predicts = "x0",
         snr: list[float] | None = None,
+        snr_mean: bool = False,
         drop: float = 0.15,
         drop_rows: Literal["each", "batch"] = "each",
         samples: int = 1,
@@ -65,8 +67,8 @@ class OneTower(nn.Module):
         self.config, self.vocab, self.context = config | {"normalizer": None, "fragility": None}, vocab, context
         self.normalizer = read_normalizer(normalizer, vocab, clip)
         self.diffusion = Diffusion(
-            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab),
-            fragility_numbers,
+            schedule, steps, schedule_numbers, predicts, snr, snr_mean, drop, drop_rows, samples,
+            read_fragility(fragility, vocab), fragility_numbers,
         )  # fmt: skip
         places = positions or context
         self.tower = Trunk(vocab, dim, layers, heads, hidden, dropout, places, Steps(step_dim), step_dim, checkpoint)

@@ -99,7 +99,8 @@ class TwoTower(nn.Module):
     Args:
         vocab, context, hidden, dropout, normalizer, clip, positions: as in `Base`.
         dim, heads: of both towers; layers, denoiser_layers: their depths. Defaults are the paper's 1.6B.
-        schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples: of `Diffusion`.
+        schedule, steps, schedule_numbers, predicts, snr, snr_mean, drop, drop_rows, samples: of
+            `Diffusion`.
         fragility: file or folder of `zoo prepare fragility`, whose model weighs sentences in training (eq. 18); None weighs all
             alike. It reads vectors as its space's normalizer has them: give the net that one. fragility_numbers: of `Diffusion`.
         queries: keep room for the released net's queries and keys that have no effect.
@@ -127,6 +128,7 @@ class TwoTower(nn.Module):
         schedule_numbers: list[float] | None = None,
         predicts: Predicts = "x0",
         snr: list[float] | None = None,
+        snr_mean: bool = False,
         drop: float = 0.15,
         drop_rows: Literal["each", "batch"] = "each",
         samples: int = 1,
@@ -141,8 +143,8 @@ class TwoTower(nn.Module):
         self.config, self.vocab, self.context = config | {"normalizer": None, "fragility": None}, vocab, context
         self.normalizer, self.checkpoint = read_normalizer(normalizer, vocab, clip), checkpoint
         self.diffusion = Diffusion(
-            schedule, steps, schedule_numbers, predicts, snr, drop, drop_rows, samples, read_fragility(fragility, vocab),
-            fragility_numbers,
+            schedule, steps, schedule_numbers, predicts, snr, snr_mean, drop, drop_rows, samples,
+            read_fragility(fragility, vocab), fragility_numbers,
         )  # fmt: skip
         self.tower = Tower(vocab, dim, layers, heads, hidden, dropout, max(positions, context), checkpoint)
         check(dim, heads, denoiser_layers, positions)

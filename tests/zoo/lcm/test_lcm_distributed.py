@@ -15,7 +15,7 @@ from zoo.lcm.two_tower import DenoiserLayer
 from zoo.shard import shard
 
 torch.set_num_threads(1)
-KINDS = {name: {} for name in ARMS} | {"two weighted": {"snr": [0.0, 5.0]}}
+KINDS = {name: {} for name in ARMS} | {"two weighted": {"snr": [0.0, 5.0], "snr_mean": True}}
 WAYS = ("ddp", "fsdp", "fsdp recomputed")
 CASES = [(name, way) for name in KINDS for way in WAYS if way != "fsdp" or name in ("one", "two")]
 STAGES = {"discrete": 3, "continuous": 3}

@@ -349,14 +349,15 @@ class TestDiffusion:
         assert_near(said[2][:, 0], said[0][:, 0], 1e-3)
         assert (said[2][:, 1:] - said[0][:, 1:]).abs().max() > 1e-2
 
-    def test_clamped_snr_weighs_steps(self, name, folder):
+    @pytest.mark.parametrize("mean", [False, True])  # eq. 17, and the released code
+    def test_clamped_snr_weighs_steps(self, name, folder, mean):
         given = fixed(batch())
-        net = arm(name, folder, snr=[0.001, 5.0])
+        net = arm(name, folder, snr=[0.001, 5.0], snr_mean=mean)
         x0 = net.normalizer.normalize(given["vec"])
         draw = net.diffusion.draw(given)
         off = torch.arange(15.0).view(3, 5)
         weights = net.diffusion.schedule.clamped_snr(draw.t, 0.001, 5.0)
-        expected = (weights / weights.mean() * off.square() * WIDTH).mean()
+        expected = (weights * off.square() * WIDTH).mean() / (weights.mean() if mean else 1)
         said = x0 + off[..., None]
         assert_near(net.diffusion.scored(said, x0, draw, given)["loss"], expected, 1e-2)
         assert weights.max() / weights.min() > 10
