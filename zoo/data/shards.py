@@ -216,7 +216,7 @@ class Progress:
         now = time.monotonic()
         self.start += now - self.heard if message == 0 else 0.0  # the time that reading on took is no part of the speed
         self.heard, spent = now, now - self.start
-        rate = f"{self.megabytes:.0f} MB, {self.megabytes / max(spent, 1e-9):.1f} MB/s"
+        rate = f"{self.megabytes:.0f} MB, {self.megabytes / max(spent, 1e-9):.2f} MB/s"
         if self.bar is not None:
             self.bar.set_postfix_str(rate, refresh=False)
             self.bar.update(message is None)

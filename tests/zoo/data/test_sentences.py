@@ -136,8 +136,8 @@ def test_a_resumed_build_tells_what_was_there(shards, capsys, monkeypatch):
     assert said[0] == "store: 0 of 2 shards and 4 blocks of others are there already"
     assert heard[:4] == [0] * 4 and all(size != 0 for size in heard[4:])
     written = sum(filter(None, heard)) / 1e6
-    assert said[4] == "store: 0 of 2 shards, 0 MB, 0.0 MB/s"
-    assert said[-1] == f"store: 2 of 2 shards, {written:.0f} MB, {written / (10 * len(heard[4:])):.1f} MB/s, 0 s to go"
+    assert said[4] == "store: 0 of 2 shards, 0 MB, 0.00 MB/s"
+    assert said[-1] == f"store: 2 of 2 shards, {written:.0f} MB, {written / (10 * len(heard[4:])):.2f} MB/s, 0 s to go"
     (made.folder / "manifest.json").unlink()
     (made.folder / "00001.json").unlink()
     build(shards())
@@ -153,7 +153,7 @@ def test_speed_is_of_what_is_done_now(capsys, monkeypatch):
         report.hear(message)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "store: 0 of 2 shards and 1 blocks of others are there already"
-    assert lines[-2:] == ["store: 0 of 2 shards, 40 MB, 4.0 MB/s", "store: 1 of 2 shards, 60 MB, 3.0 MB/s, 20 s to go"]
+    assert lines[-2:] == ["store: 0 of 2 shards, 40 MB, 4.00 MB/s", "store: 1 of 2 shards, 60 MB, 3.00 MB/s, 20 s to go"]
 
 
 def test_two_writers_of_a_shard_take_turns(shards, monkeypatch):
