@@ -253,10 +253,12 @@ class TwoTower(nn.Module):
 
     @staticmethod
     def _look(cross: Cache, index: int) -> Look:
-        held = cross.longest
+        held, kind = cross.longest, cross.keys.dtype
+        if cross.keys.device.type == "cpu":
+            kind = torch.promote_types(kind, torch.float32)  # where one query looks among bfloat16 several times as slowly
         # Copied once, head by head, for all the steps of a sampler: far quicker to read where there is much of it.
-        keys, values = (store[index, :, :held].transpose(1, 2).contiguous() for store in (cross.keys, cross.values))
+        keys, values = (store[index, :, :held].transpose(1, 2).to(kind).contiguous() for store in (cross.keys, cross.values))
         mask = None
         if cross.shortest < held:
             mask = (torch.arange(held, device=keys.device) < cross.lengths[:, None])[:, None, None]
-        return lambda q: F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return lambda q: F.scaled_dot_product_attention(q.to(kind), keys, values, attn_mask=mask)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.nn.attention import attention
 from zoo.sonar.net import Attention, TextDecoder
 from zoo.sonar.tokens import EOS, PAD
 
@@ -51,7 +52,7 @@ class Decoding:
             q, k, v = (part.unflatten(-1, (decoder.heads, -1)).transpose(1, 2) for part in parts)  # (B, H, T, D/H) each
             keys, values = store[:, :, :, : start + count]
             keys[:, :, start:], values[:, :, start:] = k, v
-            y = F.scaled_dot_product_attention(q, keys, values, is_causal=count > 1)
+            y = attention(q, keys, values, causal=count > 1)
             x = x + layer.self_attn.output_proj(y.transpose(1, 2).flatten(2)) + seen[:, None]
             x = x + layer.ffn(layer.ffn_layer_norm(x))
         self.length += count

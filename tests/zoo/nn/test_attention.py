@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo.nn import attention as module
-from zoo.nn.attention import SHORT, attention
+from zoo.nn.attention import FEW, SHORT, attention
 
 
 def given(length=20, dtype=torch.bfloat16, learnt=True, seed=0):
@@ -64,3 +64,15 @@ def test_dropout_drops_looks():
     q, k, v = given()
     kept = attention(q, k, torch.ones_like(v), dropout=0.5).float()
     assert 0.9 < kept.mean() < 1.1 and kept.std() > 0.1
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_a_single_query_in_bfloat16_goes_in_as_a_few(fused, mask):
+    q, k, v = (part.detach() for part in given())
+    with torch.no_grad():
+        found = attention(q[:, :, -1:], k, v, mask)
+    assert fused[0][0].shape[2] == FEW and found.shape == (2, 4, 1, 16)
+    exact = F.scaled_dot_product_attention(q[:, :, -1:].double(), k.double(), v.double(), attn_mask=mask)
+    assert (found.double() - exact).norm() < 2.0**-7 * exact.norm()
+    attention(q[:, :, -1:].float(), k.float(), v.float(), mask)
+    assert fused[2][0].shape[2] == 1  # nothing to gain in fp32
