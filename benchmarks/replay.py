@@ -1,13 +1,13 @@
 """Says whether stale records still hold: `python -m benchmarks.replay SPEC [--scale desk]`.
 
-A record is stale when code of zoo/ that made it has changed since. Often that code was only moved, or something was added beside
-it, and to train for hours again would give the same numbers. So every row with stale records is begun twice, by the code of the
-commit that made them and by the code as it is now, each from a token store that it builds itself (a small one, but all of it
-where the row starts from a saved net): a few training steps, a validation and a short test, otherwise with the settings of the
-record. Where losses, scores, weights, the optimizer's state and what was sampled are equal to the last digit, a replay is written
-to benchmarks/replays (committed), and the page says "replayed" in place of "stale". Where they are not, the differences are
-printed and the records stay stale. What a few steps cannot show is not claimed: times are of the old code, and a change in
-zoo/evals, whose scores are trivial for so young a net, is never cleared.
+A record is stale when code of zoo/ that made it has changed since. Often that code was only moved, or something was added
+beside it, and to train for hours again would give the same numbers. So every row with stale records is begun twice, by the code
+of the commit that made them and by the code as it is now, each from a store that it builds itself (a small one, but all of it
+where the row starts from a saved net; rows of one replay share it): a few training steps, a validation and a short test,
+otherwise with the settings of the record. Where losses, scores, weights, the optimizer's state and what was sampled are equal
+to the last digit, a replay is written to benchmarks/replays (committed), and the page says "replayed" in place of "stale".
+Where they are not, the differences are printed and the records stay stale. What a few steps cannot show is not claimed: times
+are of the old code, and a change in zoo/evals, whose scores are trivial for so young a net, is never cleared.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -179,11 +179,14 @@ def checkout(commit: str, nets: list[str]) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, capture_output=True)
 
 
-def begin(words: list[str], tree: Path) -> tuple[dict[str, float], dict[str, str]]:
-    """Begin a run with the code in `tree`: its numbers, and the hashes of the files of zoo/ that it imported."""
+def begin(words: list[str], tree: Path, root: Path | None) -> tuple[dict[str, float], dict[str, str]]:
+    """Begin a run with the code in `tree`: its numbers, and the hashes of the files of zoo/ that it imported.
+
+    root: where its text is put, or was by an earlier one; None: it keeps none."""
     with tempfile.TemporaryDirectory(prefix="zoo-replay-") as place:
         out = Path(place) / "found.json"
-        command = [sys.executable, "-c", CHILD, json.dumps([*words, f"--data.init_args.root={place}"]), out]
+        words = words if root is None else [*words, f"--data.init_args.root={root}"]
+        command = [sys.executable, "-c", CHILD, json.dumps(words), out]
         done = subprocess.run(command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
@@ -194,10 +197,11 @@ def begin(words: list[str], tree: Path) -> tuple[dict[str, float], dict[str, str
     return numbers, {path.relative_to(tree.resolve()).as_posix(): record.code_hash(path) for path in paths}
 
 
-def replay(made: list[Record], spec: Spec, keys: Iterable[str] = ()) -> Replay:
+def replay(made: list[Record], spec: Spec, keys: Iterable[str] = (), stores: Path | None = None) -> Replay:
     """Replay records of one row, of the same code and different seeds; ValueError says why they stay stale.
 
     keys: of the row's other seeds, recorded or not: if the same code makes their records, the replay stands for them too.
+    stores: where the replays before this one left what each code made of the text; None: nowhere.
     """
     first = made[0]
     _refuse(made)
@@ -205,15 +209,18 @@ def replay(made: list[Record], spec: Spec, keys: Iterable[str] = ()) -> Replay:
     nets = sorted(set(_SAVED.findall(" ".join(words))))
     if lost := [net for net in nets if not (ROOT / net).exists()]:
         raise ValueError(f"it starts from {lost[0]}, which is not here: run it again.")
-    with checkout(first.commit, nets) as tree:
-        if lost := [name for name, code in first.code.items() if record.code_hash(tree / name) != code]:
-            raise ValueError(f"{lost[0]} of commit {first.commit[:10]} is not the code that made it: run it again.")
-        old, reached = begin(words, tree)
-    try:
-        new, after = begin(words, ROOT)
-    finally:
-        for left in (ROOT / "runs").glob(f"*/replay-{first.key}"):
-            shutil.rmtree(left)
+    with nullcontext(stores) if stores else tempfile.TemporaryDirectory(prefix="zoo-replay-") as place:
+        stored = "root" in first.config["data"]["init_args"]
+        root = lambda code: Path(place) / code if stored else None
+        with checkout(first.commit, nets) as tree:
+            if lost := [name for name, code in first.code.items() if record.code_hash(tree / name) != code]:
+                raise ValueError(f"{lost[0]} of commit {first.commit[:10]} is not the code that made it: run it again.")
+            old, reached = begin(words, tree, root(first.commit))
+        try:
+            new, after = begin(words, ROOT, root("now"))
+        finally:
+            for left in (ROOT / "runs").glob(f"*/replay-{first.key}"):
+                shutil.rmtree(left)
     changed = record.changed(first)
     if hidden := [name for name in changed if name not in reached or (name not in after and (ROOT / name).exists())]:
         raise ValueError(f"{hidden[0]} changed and its first steps do not reach it: run it again.")
@@ -239,8 +246,8 @@ def _refuse(made: list[Record]) -> None:
         raise ValueError("it measures a saved net and trains nothing: run it again.")
     if first.device.endswith("threads") == torch.cuda.is_available():
         raise ValueError(f"it was measured on {first.device}, another kind of device than this machine's: replay it there.")
-    if first.config.get("data", {}).get("init_args", {}).get("source") != "installed":
-        raise ValueError("its text is not the embedded one, of which each code builds a small store: run it again.")
+    if first.config.get("data", {}).get("init_args", {}).get("source", "made") not in ("installed", "stories", "made"):
+        raise ValueError("its text is neither the embedded one nor made up, which each code does for itself: run it again.")
     if scores := [name for name in record.changed(first) if name.startswith("zoo/evals/")]:
         raise ValueError(f"{scores[0]} changed, and what it scores is trivial for a net of {STEPS} steps: run it again.")
 
@@ -284,16 +291,18 @@ def main(args: list[str] | None = None) -> int:
         return 1
     records, _ = record.load(record.folder(given.scale))
     todo, runs, stays = groups(spec, given.scale, records), expand(spec, given.scale), 0
-    for group in todo:
-        name = f"{group[0].run}, seed{'s' * (len(group) > 1)} {', '.join(str(r.seed) for r in group)}"
-        try:
-            made = replay(group, spec, (run.key for run in runs if _unseeded(run.command) == _unseeded(group[0].command)))
-        except ValueError as error:
-            print(f"{name}: stays stale, {error}", flush=True)
-            stays += 1
-            continue
-        save(made)
-        print(f"{name}: {made.compared} numbers of {STEPS} steps are equal to the last digit", flush=True)
+    with tempfile.TemporaryDirectory(prefix="zoo-replay-") as place:
+        for group in todo:
+            name = f"{group[0].run}, seed{'s' * (len(group) > 1)} {', '.join(str(r.seed) for r in group)}"
+            keys = [run.key for run in runs if _unseeded(run.command) == _unseeded(group[0].command)]
+            try:
+                made = replay(group, spec, keys, Path(place))
+            except ValueError as error:
+                print(f"{name}: stays stale, {error}", flush=True)
+                stays += 1
+                continue
+            save(made)
+            print(f"{name}: {made.compared} numbers of {STEPS} steps are equal to the last digit", flush=True)
     if not todo:
         print(f"{spec.name} has no stale record at scale {given.scale}.")
     elif given.scale not in record.OWN_SCALES:

@@ -132,7 +132,7 @@ def test_what_changes_after_a_replay_is_stale_until_the_next(house):
         ({"commit": "0" * 40}, "not in this clone"),
         ({"tokens": 0}, "trains nothing"),
         ({"device": "H100"}, "another kind of device than this machine's"),
-        ({"config": {"data": {"init_args": {"source": "hub"}}}}, "its text is not the embedded one"),
+        ({"config": {"data": {"init_args": {"source": "hub"}}}}, "its text is neither the embedded one"),
         ({"command": "zoo fit --a=runs/b/c-s0/pretrained"}, r"it starts from runs/b/c-s0/pretrained, which is not here"),
         ({"code": {"zoo/net.py": "0"}}, r"zoo/net\.py of commit .* is not the code that made it"),
     ],
@@ -140,6 +140,17 @@ def test_what_changes_after_a_replay_is_stale_until_the_next(house):
 def test_what_cannot_be_replayed_is_said(house, fields, why):
     with pytest.raises(ValueError, match=why):
         replay.replay([replace(records()[0], **fields)], load("table-made-1"))
+
+
+@pytest.mark.parametrize(("data", "root"), [({"source": "stories", "root": "data"}, True), ({"chains": 3}, False)])
+def test_rows_of_one_replay_share_their_stores_where_data_have_one(house, tmp_path, monkeypatch, data, root):
+    changed(house, net=NET + "# moved\nTWO = 2\n")
+    begun, begin = [], replay.begin
+    monkeypatch.setattr(replay, "begin", lambda words, tree, place: begun.append(place) or begin(words, tree, place))
+    made = [replace(each, config={"data": {"init_args": data}}) for each in records()]
+    for _ in range(2):
+        replay.replay(made[:1], load("table-made-1"), stores=tmp_path / "stores")
+    assert begun == 2 * [*([tmp_path / "stores" / made[0].commit, tmp_path / "stores" / "now"] if root else [None, None])]
 
 
 def test_a_run_that_dies_says_why(house, capsys):
