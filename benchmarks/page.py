@@ -176,8 +176,8 @@ def _introduction(results: Results) -> list[str]:
     done = sum(map(len, results.found.values()))
     if done:
         text = "; ".join(sorted({r.data["description"] for r in results.used}))
-        size = _range(r.parameters for rows in results.found.values() for r in rows.values())
-        lines.append(f"Measured here: nets with {size} parameters, on {text}.")
+        size = _range(r.parameters for rows in results.found.values() for r in rows.values() if r.parameters)
+        lines.append(f"Measured here: {f'nets with {size} parameters, on ' if size else ''}{text}.")
         lines += [f"**{done} of {len(results.runs)} runs so far.**"] if done < len(results.runs) else []
     else:
         needed = ", though nets that its runs need have one" if results.used else ""
@@ -279,7 +279,8 @@ def _row_line(results: Results, name: str) -> str:
         time = _range(r.seconds for r in found if r.quiet)
         sizes = f"{_range(r.parameters for r in found)} parameters, {_range(r.tokens for r in found)} tokens"
         trained = f"{sizes}, {found[-1].flops:.2g} FLOPs{f', {time} s' if time else ''}"
-        nothing = f"{_range(r.parameters for r in found)} parameters, measured as they are"
+        size = _range(r.parameters for r in found if r.parameters)
+        nothing = f"{size} parameters, measured as they are" if size else "no net is trained"
         parts.append(trained if any(r.tokens for r in found) else nothing)
     if row.paper:
         parts.append(f"paper: {row.paper.place}")
