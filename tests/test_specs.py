@@ -61,11 +61,13 @@ def test_no_run_below_the_papers_scale_waits_for_a_net_of_the_hub(name, scale):
         assert "openai-community" not in str(run.config()), run.row
 
 
+def started(run):
+    """A run and all that it needs."""
+    return [run, *(each for need in run.needs for each in started(need))]
+
+
 @pytest.mark.parametrize("name, scale", [case for case in CASES if "lcm" in case[0] and case[1] in ("desk", "paper")])
 def test_a_sentence_space_is_trained_at_scale_smoke_alone(name, scale):
-    def started(run):
-        return [run, *(each for need in run.needs for each in started(need))]
-
     runs = [each for run in expand(load(name), scale) for each in started(run)]
     trained = [
         run for run in runs if run.trains and run.config()["model"]["init_args"]["net"]["class_path"].endswith("AutoEncoder")
@@ -94,9 +96,16 @@ def test_runs_resolve(name, scale, capsys):
     from zoo.cli import main
 
     first = expand(load(name), scale)[0].seed
-    for run in expand(load(name), scale):
-        if run.seed == first and (written := json.dumps([run.verb, form(run.config())])) not in RESOLVED:
+    for run in (each for asked in expand(load(name), scale) if asked.seed == first for each in started(asked)):
+        if run.verb and "model" not in run.config():
+            continue  # autoencoders of tokens have files of their own kind
+        if (written := json.dumps([run.verb, form(run.config())])) not in RESOLVED:
             RESOLVED.add(written)  # specs share runs, and scales and rows that differ in numbers alone resolve alike
             with pytest.raises(SystemExit) as end:
-                main([*run.arguments(), "--print_config"])
+                main([*_asked(run), "--print_config"])
             assert end.value.code in (0, None), (run.command, capsys.readouterr().err)
+
+
+def _asked(run):
+    """What `zoo` is given; of a verb that is not Lightning's, and prints no configuration, the files alone."""
+    return ["fit", *(word for file in run.files for word in ("-c", file))] if run.verb else run.arguments()
