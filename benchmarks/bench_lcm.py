@@ -17,6 +17,8 @@ from zoo.nn.packed import packed
 
 FULL = {"width": 1024, "sizes": {"dim": 512, "layers": 2, "denoiser_layers": 3, "heads": 8, "hidden": 1368}, "new": 8}
 QUICK = {"width": 32, "sizes": {"dim": 32, "layers": 2, "denoiser_layers": 3, "heads": 2, "hidden": 64}, "new": 2}
+# The paper's width: there products are large, and what each of them costs besides is little.
+WIDE = {"width": 1024, "sizes": {"dim": 2048, "layers": 1, "denoiser_layers": 2, "heads": 16, "hidden": 5632}, "new": 2}
 TRAINING = {"128 positions": (4, 32, 1.3), "2,048 positions": (16, 128, 1.5)}  # documents, sentences, target
 SAMPLING = {"16 to 24 sentences of context": (16, 3.0), "128": (128, 8.0)}
 FLAT = 16, 512, 1.5  # contexts, and how much dearer a sentence may be behind the longer one
@@ -64,16 +66,16 @@ def training(shape: dict, rows: int, size: int, rounds: int) -> dict[str, float]
     return {name: statistics.median(cpu for cpu, _ in taken) for name, taken in times(steps, rounds).items()}
 
 
-def sampling(shape: dict, contexts: list[int], rounds: int, rows: int = 4) -> dict[str, float]:
-    """CPU seconds of `new` sentences for 4 documents that have so many before: "released 16", "ours 16", … The documents are read
-    before the clock starts; so are those that the released code's contextualizer keeps."""
+def sampling(shape: dict, contexts: list[int], rounds: int, rows: int = 4, released: bool = True) -> dict[str, float]:
+    """CPU seconds of `new` sentences for 4 documents that have so many before: "released 16", "ours 16", "bf16 16", … The
+    documents are read before the clock starts; so are those that the released code's contextualizer keeps."""
     net, new = net_of(shape, 0.0).eval(), shape["new"]
     theirs, half = net_of(shape, 0.0, released=True).eval(), net_of(shape, 0.0).eval().bfloat16()
     steps, generator = {}, torch.Generator().manual_seed(1)
     for size in contexts:
         prompt = torch.randn(rows, size, shape["width"], generator=generator)
         noise = torch.randn(rows, new, shape["width"], generator=generator)
-        if size in [context for context, _ in SAMPLING.values()]:
+        if released and size in [context for context, _ in SAMPLING.values()]:
             steps[f"released {size}"] = released_lcm.sampling(theirs, prompt, noise)
         steps[f"ours {size}"], steps[f"bf16 {size}"] = ours(net, prompt, noise), ours(half, prompt, noise)
     return {name: statistics.median(cpu for cpu, _ in taken) for name, taken in times(steps, rounds).items()}
@@ -116,6 +118,7 @@ def main(quick: bool = False) -> list[dict]:
             found.append(rows_of(f"two towers, training step, {name}", taken["ours"], taken["released"], target))
             found.append(rows_of(f"two towers, bf16 against own fp32, {name}", taken["bf16"], taken["ours"], 1.5))
         taken = sampling(shape, contexts, max(1, rounds // 3))
+        wide = sampling(QUICK if quick else WIDE, FLAT[:1], max(1, rounds // 3), released=False)
     for name, (size, target) in SAMPLING.items():
         found.append(rows_of(f"two towers, sampling, {name}", taken[f"ours {size}"], taken[f"released {size}"], target))
     short, long, most = FLAT
@@ -128,7 +131,10 @@ def main(quick: bool = False) -> list[dict]:
             most=True,
         )
     )
-    found.append(rows_of("two towers, sampling, bf16 against own fp32", taken[f"bf16 {short}"], taken[f"ours {short}"], 1.5))
+    for name, seconds in {"": taken, f", width {WIDE['sizes']['dim']:,}": wide}.items():
+        found.append(
+            rows_of(f"two towers, sampling, bf16 against own fp32{name}", seconds[f"bf16 {short}"], seconds[f"ours {short}"], 1.5)
+        )
     return found
 
 

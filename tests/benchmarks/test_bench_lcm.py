@@ -26,7 +26,7 @@ def once(monkeypatch):
 
 def test_quick_rows(once):
     rows = {row["name"]: row for row in bench_lcm.main(quick=True)}
-    assert len(rows) == 8 and once[:3] == ["released", "ours", "bf16"]
+    assert len(rows) == 9 and once[:3] == ["released", "ours", "bf16"]
     assert {"released 16", "released 128", "ours 16", "ours 128", "ours 512", "bf16 512"} <= set(once)
     faster = [row for name, row in rows.items() if "bf16" not in name and "512" not in name]
     assert len(faster) == 4 and all(row["ratio"] == 10 and row["ok"] for row in faster)
