@@ -216,11 +216,14 @@ def replay(made: list[Record], spec: Spec, keys: Iterable[str] = (), stores: Pat
             if lost := [name for name, code in first.code.items() if record.code_hash(tree / name) != code]:
                 raise ValueError(f"{lost[0]} of commit {first.commit[:10]} is not the code that made it: run it again.")
             old, reached = begin(words, tree, root(first.commit))
+        began = _code()
         try:
-            new, after = begin(words, ROOT, root("now"))
+            new, after = begin(words, ROOT, root(began))
         finally:
             for left in (ROOT / "runs").glob(f"*/replay-{first.key}"):
                 shutil.rmtree(left)
+    if _code() != began:
+        raise ValueError("zoo/ was changed while it was replayed: replay it again, and leave the code alone meanwhile.")
     changed = record.changed(first)
     if hidden := [name for name in changed if name not in reached or (name not in after and (ROOT / name).exists())]:
         raise ValueError(f"{hidden[0]} changed and its first steps do not reach it: run it again.")
@@ -235,6 +238,12 @@ def replay(made: list[Record], spec: Spec, keys: Iterable[str] = (), stores: Pat
     return Replay(first.recipe, first.run, keys, first.code, {**kept, **after}, STEPS, told, first.commit, date, versions)
 
 
+def _code() -> str:
+    """Digest of zoo/ as it is at this moment."""
+    record.code_hash.cache_clear()
+    return record.digest(str([(file.name, record.code_hash(file)) for file in sorted((ROOT / "zoo").rglob("*.py"))]))
+
+
 def _refuse(made: list[Record]) -> None:
     """ValueError for records that a few steps on this machine say nothing of."""
     import torch
@@ -246,7 +255,8 @@ def _refuse(made: list[Record]) -> None:
         raise ValueError("it measures a saved net and trains nothing: run it again.")
     if first.device.endswith("threads") == torch.cuda.is_available():
         raise ValueError(f"it was measured on {first.device}, another kind of device than this machine's: replay it there.")
-    if first.config.get("data", {}).get("init_args", {}).get("source", "made") not in ("installed", "stories", "made"):
+    data = first.config.get("data", {}).get("init_args", {})
+    if data.get("source") not in ("installed", "stories") and "chains" not in data:
         raise ValueError("its text is neither the embedded one nor made up, which each code does for itself: run it again.")
     if scores := [name for name in record.changed(first) if name.startswith("zoo/evals/")]:
         raise ValueError(f"{scores[0]} changed, and what it scores is trivial for a net of {STEPS} steps: run it again.")

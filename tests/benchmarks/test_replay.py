@@ -133,6 +133,8 @@ def test_what_changes_after_a_replay_is_stale_until_the_next(house):
         ({"tokens": 0}, "trains nothing"),
         ({"device": "H100"}, "another kind of device than this machine's"),
         ({"config": {"data": {"init_args": {"source": "hub"}}}}, "its text is neither the embedded one"),
+        ({"config": {"data": {"init_args": {"files": ["a.txt"]}}}}, "its text is neither the embedded one"),
+        ({"config": {}}, "its text is neither the embedded one"),
         ({"command": "zoo fit --a=runs/b/c-s0/pretrained"}, r"it starts from runs/b/c-s0/pretrained, which is not here"),
         ({"code": {"zoo/net.py": "0"}}, r"zoo/net\.py of commit .* is not the code that made it"),
     ],
@@ -148,9 +150,25 @@ def test_rows_of_one_replay_share_their_stores_where_data_have_one(house, tmp_pa
     begun, begin = [], replay.begin
     monkeypatch.setattr(replay, "begin", lambda words, tree, place: begun.append(place) or begin(words, tree, place))
     made = [replace(each, config={"data": {"init_args": data}}) for each in records()]
-    for _ in range(2):
-        replay.replay(made[:1], load("table-made-1"), stores=tmp_path / "stores")
-    assert begun == 2 * [*([tmp_path / "stores" / made[0].commit, tmp_path / "stores" / "now"] if root else [None, None])]
+    monkeypatch.setattr(replay, "groups", lambda *_: [[each] for each in made])  # as if they were two rows
+    assert replay.main(["table-made-1"]) == 0
+    assert begun[:2] == begun[2:] and len(begun) == 4
+    assert begun[0] != begun[1] and begun[0].name == made[0].commit if root else begun == 4 * [None]
+
+
+def test_code_that_changes_while_it_is_replayed_is_said(house, monkeypatch):
+    begin = replay.begin
+
+    def edited(words, tree, place):
+        found = begin(words, tree, place)
+        if tree == house:
+            changed(house, net=NET + "THREE = 3\n")
+        return found
+
+    monkeypatch.setattr(replay, "begin", edited)
+    changed(house, net=NET + "TWO = 2\n")
+    with pytest.raises(ValueError, match="was changed while it was replayed"):
+        replay.replay([records()[0]], load("table-made-1"))
 
 
 def test_a_run_that_dies_says_why(house, capsys):

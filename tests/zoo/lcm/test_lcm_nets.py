@@ -156,8 +156,14 @@ class TestEveryNet:
         assert loss.dtype == other.dtype == torch.float32 and abs(other / loss - 1) < 0.1
         assert narrow.predict(given).dtype == torch.float32
         memory = narrow.memory(3, 6)
-        narrow.read(given["vec"], memory)
-        assert narrow.next_vector(memory, torch.randn(3, WIDTH)).dtype == torch.float32
+        narrow.read(given["vec"], memory, lengths := [given["vec"].shape[1], 2, 1])
+        noise = torch.randn(3, WIDTH)
+        made = narrow.next_vector(memory, noise)
+        net.read(given["vec"], wide := net.memory(3, 6), lengths)
+        near = net.next_vector(wide, noise)
+        assert made.dtype == torch.float32
+        units = name in ("discrete", "continuous")  # of which another one may be drawn
+        assert units or ((made - near).norm(dim=-1) < 0.1 * near.norm(dim=-1)).all()
 
     def test_training_draws_are_the_seed(self, name, folder):
         net, given = arm(name, folder, dropout=0.1).train(), batch()
